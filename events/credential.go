@@ -1,0 +1,146 @@
+package events
+
+import "time"
+
+// Named is one handle with the thing it stands for. Names of other tenants are
+// never written: a lineage that crosses tenants shows foreign handles only.
+type Named struct {
+	Handle string `json:"handle"`
+	Kind   string `json:"kind"`   // see lineage.Kind
+	Tenant string `json:"tenant"` // tenant the id belongs to
+	ID     string `json:"id"`
+}
+
+// CredentialRequested states that an identity asked for a credential and with
+// what proof and context. Tokens never travel in events.
+type CredentialRequested struct {
+	Request     string      `json:"request"` // id of the request
+	Identity    string      `json:"identity"`
+	Grant       string      `json:"grant"` // OAuth grant type
+	Task        string      `json:"task,omitempty"`
+	Purpose     string      `json:"purpose,omitempty"`
+	Environment string      `json:"environment,omitempty"`
+	Sensitivity string      `json:"sensitivity,omitempty"` // data sensitivity
+	Audience    []string    `json:"audience,omitempty"`
+	Scope       []string    `json:"scope,omitempty"`
+	Attestation Attestation `json:"attestation"`
+	Parent      string      `json:"parent,omitempty"` // jti of the credential that is exchanged
+}
+
+// EventType implements Payload.
+func (CredentialRequested) EventType() string { return TypeCredentialRequested }
+
+// Entity implements Payload.
+func (p CredentialRequested) Entity() string { return p.Identity }
+
+// CredentialIssued states that a token exists. It is on the log before the token
+// is handed out.
+type CredentialIssued struct {
+	Credential  string    `json:"credential"`   // jti
+	TokenSHA256 string    `json:"token_sha256"` // lower-case hex; for tracing a leaked token, never for decisions
+	Identity    string    `json:"identity"`
+	Task        string    `json:"task"`
+	Request     string    `json:"request,omitempty"`
+	Parent      string    `json:"parent,omitempty"`     // jti of the credential it was exchanged for
+	Delegation  string    `json:"delegation,omitempty"` // id of the delegation step
+	Audience    []string  `json:"audience"`
+	Scope       []string  `json:"scope"`
+	Lineage     []string  `json:"lineage"` // handles, root first
+	Names       []Named   `json:"names"`   // the part of the lineage this tenant may name
+	IssuedAt    time.Time `json:"issued_at"`
+	ExpiresAt   time.Time `json:"expires_at"`
+	KeyID       string    `json:"key_id"` // kid of the signing key
+	Policy      string    `json:"policy"` // version of the policy that decided
+}
+
+// EventType implements Payload.
+func (CredentialIssued) EventType() string { return TypeCredentialIssued }
+
+// Entity implements Payload.
+func (p CredentialIssued) Entity() string { return p.Identity }
+
+// CredentialDenied states that a request was refused and why.
+type CredentialDenied struct {
+	Request  string   `json:"request"`
+	Identity string   `json:"identity"`
+	Task     string   `json:"task,omitempty"`
+	Parent   string   `json:"parent,omitempty"`
+	Code     string   `json:"code"`   // OAuth error code
+	Reason   string   `json:"reason"` // for people
+	Audience []string `json:"audience,omitempty"`
+	Scope    []string `json:"scope,omitempty"`
+	Policy   string   `json:"policy"`
+}
+
+// EventType implements Payload.
+func (CredentialDenied) EventType() string { return TypeCredentialDenied }
+
+// Entity implements Payload.
+func (p CredentialDenied) Entity() string { return p.Identity }
+
+// CredentialExpired states that a credential reached its end.
+type CredentialExpired struct {
+	Credential string    `json:"credential"`
+	Identity   string    `json:"identity"`
+	ExpiredAt  time.Time `json:"expired_at"`
+}
+
+// EventType implements Payload.
+func (CredentialExpired) EventType() string { return TypeCredentialExpired }
+
+// Entity implements Payload.
+func (p CredentialExpired) Entity() string { return p.Identity }
+
+// Party is one end of a delegation step.
+type Party struct {
+	Tenant   string `json:"tenant"`
+	Identity string `json:"identity"`
+}
+
+// DelegationCreated states one step of acting for another. It is stated in the
+// log of the receiving tenant; From is the acting credential's identity.
+type DelegationCreated struct {
+	Delegation string    `json:"delegation"` // id of the step
+	Handle     string    `json:"handle"`
+	Identity   string    `json:"identity"`        // the actor that received the delegation
+	From       Party     `json:"from"`            // who delegated
+	Parent     string    `json:"parent"`          // jti of the delegating credential
+	Credential string    `json:"credential"`      // jti of the new credential
+	Trust      string    `json:"trust,omitempty"` // trust record, when tenants differ
+	Task       string    `json:"task"`            //
+	Depth      int       `json:"depth"`           // 1 for the first step
+	Scope      []string  `json:"scope"`           // what was passed on
+	Parents    []string  `json:"parents_scope"`   // what the parent held
+	Audience   []string  `json:"audience"`        //
+	Lineage    []string  `json:"lineage"`         // of the new credential
+	ExpiresAt  time.Time `json:"expires_at"`      //
+	ParentExp  time.Time `json:"parent_expires_at"`
+}
+
+// EventType implements Payload.
+func (DelegationCreated) EventType() string { return TypeDelegationCreated }
+
+// Entity implements Payload.
+func (p DelegationCreated) Entity() string { return p.Identity }
+
+// SecretExposed is published by a scanner that found a secret where it must not be.
+type SecretExposed struct {
+	Fingerprint string    `json:"fingerprint"`          // keyed fingerprint of the secret, never the secret
+	Identity    string    `json:"identity,omitempty"`   // whose it is, when known
+	Credential  string    `json:"credential,omitempty"` // jti or managed id, when known
+	Where       string    `json:"where"`                // document, commit or channel
+	Public      bool      `json:"public"`
+	Scanner     string    `json:"scanner"`
+	FoundAt     time.Time `json:"found_at"`
+}
+
+// EventType implements Payload.
+func (SecretExposed) EventType() string { return TypeSecretExposed }
+
+// Entity implements Payload.
+func (p SecretExposed) Entity() string {
+	if p.Identity != "" {
+		return p.Identity
+	}
+	return p.Fingerprint
+}

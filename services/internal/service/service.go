@@ -1,0 +1,56 @@
+// Package service is what every service is made of. A Service is data: a name, a
+// table of handlers, a set of tasks, an HTTP handler. The same composition runs one
+// service per process or all of them in one.
+package service
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events/guard"
+	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
+	"github.com/lanyard-nhi/lanyard/services/internal/keys"
+	"github.com/lanyard-nhi/lanyard/services/internal/state"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Env is everything a service gets from outside.
+type Env struct {
+	Config   config.Config
+	Log      *zap.Logger
+	Metrics  *prometheus.Registry
+	Now      func() time.Time
+	Rand     io.Reader
+	Bus      *bus.Conn
+	State    *state.Store
+	Guard    *guard.Guard   // this process's own guard, point "service-<name>", audience config.Issuer.URL
+	Keys     *keys.Ring     // signing and feed keys; only issuance and revocation may hold private ones
+	Namer    *lineage.Namer // nil in services that do not make handles
+	Outbound *http.Client   // the one SSRF-safe client
+}
+
+// Task is a background activity of a service. It ends when ctx ends; any other end
+// is restarted with back-off and logged.
+type Task struct {
+	Name string
+	Run  func(ctx context.Context) error
+}
+
+// Service is what New of a service package returns.
+type Service struct {
+	Name      string
+	Handlers  []bus.Handler
+	Exclusive bool // see bus.Spec
+	OnOwn     func(ctx context.Context, acked map[string]uint64) error
+	Tasks     []Task
+	Publishes []string     // event types that tasks and HTTP append besides what handlers emit
+	HTTP      http.Handler // served at config's address for this service; nil: none
+}
+
+// Constructor builds a service.
+type Constructor func(Env) (Service, error)
