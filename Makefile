@@ -1,0 +1,63 @@
+# Every target has a help line; `make` prints them.
+GO ?= go
+BIN := bin
+export GOFLAGS ?= -buildvcs=false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build race vet lint fuzz bench up dev test-redis test-processes images schemas ci clean
+
+help: ## print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the lanyard command and every service into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./services/cmd/...
+
+demo: build ## the main job: one revoke cascades end to end, on real input (under a minute)
+	$(BIN)/lanyard demo
+
+up: build ## run everything on this machine with embedded servers, until Ctrl-C
+	$(BIN)/lanyard up
+
+test: ## all tests that need only Go
+	$(GO) test work
+
+race: ## the tests of the concurrent parts under the race detector
+	$(GO) test -race -short ./events/... ./services/...
+
+vet: ## go vet
+	$(GO) vet work
+
+lint: ## golangci-lint with .golangci.yml (built once into bin/)
+	@test -x $(BIN)/golangci-lint || GOWORK=off GOBIN=$(CURDIR)/$(BIN) GOFLAGS=-mod=mod $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	cd events && ../$(BIN)/golangci-lint run ./...
+	cd services && ../$(BIN)/golangci-lint run ./...
+
+fuzz: ## fuzz every decoder, FUZZTIME each (default 10s)
+	deploy/fuzz.sh $(or $(FUZZTIME),10s)
+
+bench: build ## measure against the limits (BENCHMARKS.md says what)
+	$(BIN)/lanyard bench all
+
+schemas: ## generate schemas/asyncapi.yaml from the catalogue
+	cd events && $(GO) test . -run TestAsyncAPI -update
+
+dev: build ## every service as its own process, real nats-server and redis-server, until Ctrl-C
+	deploy/dev.sh
+
+test-redis: ## the state tests against a real redis-server (installs it with apt-get when missing)
+	deploy/need.sh redis-server
+	cd services && $(GO) test -count=1 ./internal/state/...
+
+test-processes: build ## the demo workload on separate processes, with kill -9 of each
+	deploy/need.sh redis-server
+	cd services && LANYARD_PROCESSES=1 $(GO) test -count=1 -timeout 12m -run TestProcesses ./internal/processtest/...
+
+images: ## static binaries and image contexts in dist/ (built into images where a container engine runs)
+	deploy/images.sh
+
+ci: ## what .ci/run runs
+	.ci/run
+
+clean: ## remove what the targets made
+	rm -rf $(BIN) dist

@@ -1,0 +1,230 @@
+// Package operator is the first operator's credential: a private key whose public
+// half is a configured issuer of attestations. The operator proves itself to the
+// token endpoint like any workload does (RFC 7523 section 2.1) and acts with
+// five-minute tokens; there is no other way in.
+package operator
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// Issuer is the "iss" of operators' assertions, and Subject the first operator.
+const (
+	Issuer  = "https://operator.lanyard.local"
+	Subject = "operator"
+	Tenant  = "lanyard"
+)
+
+// Scopes of the first operator.
+var Scopes = []string{"lanyard.operator", "lanyard.read", "lanyard.revoke", "lanyard.intake", "lanyard.rotate", "lanyard.identity"}
+
+// Credential is DATA/operator.json. It is a secret.
+type Credential struct {
+	Issuer   string          `json:"issuer"`
+	Subject  string          `json:"subject"`
+	Audience string          `json:"audience"` // issuer URL of Lanyard
+	Token    string          `json:"token_endpoint"`
+	Key      jose.JSONWebKey `json:"private_jwk"`
+}
+
+// String hides the key.
+func (c Credential) String() string { return "operator credential of " + c.Subject + " (REDACTED)" }
+
+// Create makes a credential, or reads the one at path, and writes it with the
+// current addresses. It returns the public key set to configure as Issuer's.
+func Create(path, audience, tokenEndpoint string) (Credential, error) {
+	c, err := Load(path)
+	if errors.Is(err, os.ErrNotExist) {
+		priv, kerr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if kerr != nil {
+			return c, fmt.Errorf("make operator key: %w", kerr)
+		}
+		key := jose.JSONWebKey{Key: priv, Algorithm: string(jose.ES256), Use: "sig"}
+		tp, kerr := key.Thumbprint(crypto.SHA256)
+		if kerr != nil {
+			return c, fmt.Errorf("name operator key: %w", kerr)
+		}
+		key.KeyID = "op-" + hex.EncodeToString(tp[:8])
+		c = Credential{Issuer: Issuer, Subject: Subject, Key: key}
+	} else if err != nil {
+		return c, err
+	}
+	c.Audience, c.Token = audience, tokenEndpoint
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return c, fmt.Errorf("encode operator credential: %w", err)
+	}
+	return c, writeFile(path, b, 0o600)
+}
+
+// WriteJWKS writes the public half as a JWK Set for the configuration of issuance.
+func (c Credential) WriteJWKS(path string) error {
+	b, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{c.Key.Public()}})
+	if err != nil {
+		return fmt.Errorf("encode operator key set: %w", err)
+	}
+	return writeFile(path, b, 0o644)
+}
+
+// Load reads a credential.
+func Load(path string) (Credential, error) {
+	var c Credential
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return c, fmt.Errorf("read operator credential: %w", err)
+	}
+	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
+		return c, fmt.Errorf("read operator credential: %s may be read by others (mode %04o); run 'chmod 600 %s'", path, st.Mode().Perm(), path)
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("read operator credential %s: not a credential file", path)
+	}
+	return c, nil
+}
+
+func writeFile(path string, b []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// Assertion signs a one-minute assertion for the token endpoint.
+func (c Credential) Assertion(now time.Time) (string, error) {
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: c.Key}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", fmt.Errorf("sign assertion: %w", err)
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	raw, err := jwt.Signed(s).Claims(jwt.Claims{
+		Issuer: c.Issuer, Subject: c.Subject, Audience: jwt.Audience{c.Audience}, ID: hex.EncodeToString(id[:]),
+		IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(time.Minute)),
+	}).Serialize()
+	if err != nil {
+		return "", fmt.Errorf("sign assertion: %w", err)
+	}
+	return raw, nil
+}
+
+// Source gets and renews the operator's token. It is safe for concurrent use.
+type Source struct {
+	cred Credential
+	http *http.Client
+	now  func() time.Time
+
+	mu    sync.Mutex
+	token string
+	until time.Time
+}
+
+// NewSource returns a source of tokens for cred.
+func NewSource(cred Credential, client *http.Client, now func() time.Time) *Source {
+	return &Source{cred: cred, http: client, now: now}
+}
+
+// Token is a token with at least a minute to live.
+func (s *Source) Token(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token != "" && s.now().Before(s.until.Add(-time.Minute)) {
+		return s.token, nil
+	}
+	raw, err := s.cred.Assertion(s.now())
+	if err != nil {
+		return "", err
+	}
+	tok, ttl, err := Exchange(ctx, s.http, s.cred.Token, url.Values{
+		"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"},
+		"assertion":  {raw},
+		"audience":   {s.cred.Audience},
+		"scope":      {strings.Join(Scopes, " ")},
+		"task":       {"operate"},
+		"purpose":    {"operator's command line"},
+	})
+	if err != nil {
+		return "", fmt.Errorf("get operator token: %w", err)
+	}
+	s.token, s.until = tok, s.now().Add(ttl)
+	return tok, nil
+}
+
+// OAuthError is an RFC 6749 section 5.2 error answer.
+type OAuthError struct {
+	Status      int
+	Code        string `json:"error"`
+	Description string `json:"error_description"`
+}
+
+// Error implements error.
+func (e *OAuthError) Error() string {
+	if e.Description == "" {
+		return fmt.Sprintf("%s (status %d)", e.Code, e.Status)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Description)
+}
+
+// Exchange posts a form to a token endpoint and returns the token and its life.
+func Exchange(ctx context.Context, client *http.Client, endpoint string, form url.Values) (string, time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", 0, fmt.Errorf("make token request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", 0, fmt.Errorf("reach token endpoint: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return "", 0, fmt.Errorf("read token answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		e := &OAuthError{Status: resp.StatusCode}
+		if json.Unmarshal(b, e) != nil || e.Code == "" {
+			e.Code = http.StatusText(resp.StatusCode)
+		}
+		return "", 0, e
+	}
+	var t struct {
+		AccessToken string `json:"access_token"`
+		ExpiresIn   int64  `json:"expires_in"`
+	}
+	if err := json.Unmarshal(b, &t); err != nil || t.AccessToken == "" {
+		return "", 0, errors.New("read token answer: no access_token in it")
+	}
+	return t.AccessToken, time.Duration(t.ExpiresIn) * time.Second, nil
+}
