@@ -122,8 +122,10 @@ func Lookup(eventType string) (TypeInfo, bool) {
 	return t, ok
 }
 
+const schemaBase = "https://lanyard.dev/schemas/"
+
 // SchemaID is the dataschema URI of an event type: the $id of its JSON Schema.
 func SchemaID(eventType string) string {
 	name := strings.TrimSuffix(strings.TrimPrefix(eventType, TypePrefix), TypeSuffix)
-	return "https://lanyard.dev/schemas/" + name + ".v1.json"
+	return schemaBase + name + ".v1.json"
 }
