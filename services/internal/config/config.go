@@ -1,18 +1,21 @@
 // Package config is the one configuration file of Lanyard: strict YAML (unknown
 // keys are errors), a section per service; environment variables override the file
-// and flags override those.
+// and flags override those. Everything of Lanyard that runs may import it.
+//
+// The comment of each field says its meaning, unit, default and what breaks; the
+// annotated example file is made from these comments, see Example.
 package config
-
-import "time"
-
-// Duration is written as "15m".
-type Duration time.Duration
 
 // Config is the whole configuration.
 type Config struct {
-	// Data is the directory of keys, the embedded servers' files, the journal and
-	// guards' state. Default "./lanyard-data".
-	Data       string     `yaml:"data"`
+	// Data is the directory of the embedded servers' files, the journal and the
+	// guards' state. Default "./lanyard-data". Two processes of one service need
+	// different ones, or they overwrite each other's guard state.
+	Data string `yaml:"data"`
+	// Keys is the directory of the key files. Default "<data>/keys". A process needs
+	// only the files it uses; see the table in deploy/.
+	Keys string `yaml:"keys"`
+
 	NATS       NATS       `yaml:"nats"`
 	Redis      Redis      `yaml:"redis"`
 	Issuer     Issuer     `yaml:"issuer"`
@@ -24,55 +27,107 @@ type Config struct {
 	Guard      Guard      `yaml:"guard"`
 	Debug      Debug      `yaml:"debug"`
 	TLS        TLS        `yaml:"tls"`
+	Outbound   Outbound   `yaml:"outbound"`
 }
 
-// NATS is where the bus is. An empty URL means the embedded server.
+// NATS is where the bus is.
 type NATS struct {
-	URL      string `yaml:"url"`
-	CA       string `yaml:"ca"`
-	Monitor  string `yaml:"monitor"`  // HTTP monitoring URL, default http://<host>:8222
-	Replicas int    `yaml:"replicas"` // of streams, default 1
+	// URL of the server, "nats://" on loopback or "tls://". Default empty: the
+	// embedded server, which only the all-in-one process can use.
+	URL string `yaml:"url"`
+	// Listen is where the embedded server listens for other processes, host:port,
+	// loopback only. Default "127.0.0.1:0": a free port, kept over restarts.
+	Listen string `yaml:"listen"`
+	// CA is a PEM file of the authorities that signed the server's certificate.
+	// Default empty: the system's.
+	CA string `yaml:"ca"`
+	// Monitor is the URL of the server's HTTP monitoring, which tells whether it
+	// syncs every write. Default "http://<host of url>:8222". Where nothing answers,
+	// revokes are refused, since nothing could be promised.
+	Monitor string `yaml:"monitor"`
+	// Replicas of every stream: 1, or 3 on a cluster. Default 1. With 1 a lost disk
+	// is a lost log.
+	Replicas int `yaml:"replicas"`
+	// Users are the products, SOCs and guards outside these processes that get a
+	// NATS user of their own. Default none. Each has a seed in <keys>/nats/.
+	Users []User `yaml:"users"`
 }
 
-// Redis is where projections are. An empty URL means the embedded server.
+// User is a NATS user of somebody outside Lanyard's own services.
+type User struct {
+	// Kind says what it may do: "product" publishes nhi.in.<tenant>.>, "soc"
+	// subscribes nhi.alert.<tenant>.>, "guard" follows the kill feed and answers.
+	Kind string `yaml:"kind"`
+	// Tenant it belongs to.
+	Tenant string `yaml:"tenant"`
+	// Point is the enforcement point of a guard; empty for the other kinds.
+	Point string `yaml:"point"`
+}
+
+// Redis is where projections are.
 type Redis struct {
+	// URL of the server, "redis://" on loopback or "rediss://", without password.
+	// Default empty: the embedded server, which only the all-in-one process can use.
 	URL string `yaml:"url"`
+	// PasswordFile holds the password. Default empty: none.
+	PasswordFile string `yaml:"password_file"`
 }
 
 // Issuer is how tokens name their issuer and where its keys are.
 type Issuer struct {
-	URL  string `yaml:"url"`  // "iss" of tokens and base of the OAuth endpoints; audience of Lanyard's own APIs
-	JWKS string `yaml:"jwks"` // default URL + "/.well-known/jwks.json"
+	// URL is "iss" of tokens, base of the OAuth endpoints and audience of Lanyard's
+	// own APIs; https, or http on loopback. Default empty: the address at which
+	// issuance listens, possible only where issuance runs in the process. Changing it
+	// makes every live token invalid.
+	URL string `yaml:"url"`
+	// JWKS is the URL of its keys. Default "<url>/.well-known/jwks.json".
+	JWKS string `yaml:"jwks"`
 }
 
 // Intake is the HTTP door for products.
 type Intake struct {
-	Listen    string   `yaml:"listen"`     // default 127.0.0.1:0 in `lanyard up`
-	MaxBody   int64    `yaml:"max_body"`   // bytes, default 8 MiB
-	ClockSkew Duration `yaml:"clock_skew"` // how far in the future an event may lie, default 5m
+	// Listen is host:port. Default "127.0.0.1:0": a free port, kept over restarts.
+	Listen string `yaml:"listen"`
+	// MaxBody is the largest request body, in bytes. Default 8 MiB (8388608).
+	MaxBody int64 `yaml:"max_body"`
+	// ClockSkew is how far in the future an event may lie. Default 5m. Detectors run
+	// on event time: one event far ahead would age their windows at once.
+	ClockSkew Duration `yaml:"clock_skew"`
 }
 
 // TrustedIssuer is an OIDC issuer whose tokens attest workloads.
 type TrustedIssuer struct {
-	Issuer   string `yaml:"issuer"`   // "iss", byte for byte
-	JWKS     string `yaml:"jwks"`     // URL, or file:// path of a JWK Set
-	Audience string `yaml:"audience"` // expected "aud", default the issuer URL of Lanyard
-	Local    bool   `yaml:"local"`    // may be on loopback (development)
+	// Issuer is the expected "iss", byte for byte.
+	Issuer string `yaml:"issuer"`
+	// JWKS is the https URL of its keys, or the file:// path of a JWK Set.
+	JWKS string `yaml:"jwks"`
+	// Audience is the expected "aud". Default the issuer URL of Lanyard.
+	Audience string `yaml:"audience"`
+	// Local allows it on loopback and over http. Default false; for development only.
+	Local bool `yaml:"local"`
 }
 
 // Issuance is the registry and token service.
 type Issuance struct {
-	Listen   string          `yaml:"listen"`
-	TTL      Duration        `yaml:"ttl"`       // default 5m
-	MaxTTL   Duration        `yaml:"max_ttl"`   // default 15m, also the ceiling
-	MaxDepth int             `yaml:"max_depth"` // longest delegation chain, default 4
-	Trusted  []TrustedIssuer `yaml:"trusted_issuers"`
+	// Listen is host:port. Default "127.0.0.1:0": a free port, kept over restarts.
+	Listen string `yaml:"listen"`
+	// TTL of a token that asks for none. Default 5m.
+	TTL Duration `yaml:"ttl"`
+	// MaxTTL is the longest a token may ask for. Default 15m, which is also the
+	// ceiling: kill entries are kept this long, and offline verifiers honour a revoked
+	// token this long.
+	MaxTTL Duration `yaml:"max_ttl"`
+	// MaxDepth is the longest delegation chain. Default 4, at most 8.
+	MaxDepth int `yaml:"max_depth"`
+	// Trusted issuers of workload attestations. Default none: nobody gets a token.
+	Trusted []TrustedIssuer `yaml:"trusted_issuers"`
 }
 
 // Anomaly is detection.
 type Anomaly struct {
+	// Listen is host:port of the alerts API. Default "127.0.0.1:0".
 	Listen string `yaml:"listen"`
-	// Disabled detectors, such as ["D20"].
+	// Disabled detectors, such as ["D20"]. Default none.
 	Disabled []string `yaml:"disabled"`
 	// AutoRevoke lets deterministic detectors ask for revocations. Default false.
 	AutoRevoke bool `yaml:"auto_revoke"`
@@ -80,40 +135,78 @@ type Anomaly struct {
 
 // Rotation is due dates and expiry.
 type Rotation struct {
-	SigningKeyPeriod Duration `yaml:"signing_key_period"` // default 720h
-	Prepare          Duration `yaml:"prepare"`            // between prepared and activated, default 10m
-	Overlap          Duration `yaml:"overlap"`            // between activated and retired, default max_ttl + 1m
+	// SigningKeyPeriod is how long a token signing key signs. Default 720h.
+	SigningKeyPeriod Duration `yaml:"signing_key_period"`
+	// Prepare is the time between publishing a key and signing with it. Default 10m.
+	// Verifiers that cache keys for longer refuse the first new tokens.
+	Prepare Duration `yaml:"prepare"`
+	// Overlap is the time a key stays published after its successor signs. Default
+	// max_ttl + 1m; less would kill live tokens and is refused.
+	Overlap Duration `yaml:"overlap"`
 }
 
 // Revocation accepts and cascades revokes.
 type Revocation struct {
-	Listen    string   `yaml:"listen"`
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1s; must be at most lease/5
-	Objective Duration `yaml:"objective"`  // an open revocation older than this raises an alert, default 60s
-	Breadth   int64    `yaml:"breadth"`    // descendants above which confirm is needed, default 50
-	Cap       int      `yaml:"cap"`        // revocations per requester per 10 minutes, default 100
-	FreezeTTL Duration `yaml:"freeze_ttl"` // default 1h
-	// AllowUnsafeServer is never true in production: accept revokes though the
-	// server may lose them.
+	// Listen is host:port. Default "127.0.0.1:0".
+	Listen string `yaml:"listen"`
+	// Heartbeat is the time between heartbeats of the kill feed. Default 1s; at most
+	// guard.lease / 5, or one lost message would close every guard.
+	Heartbeat Duration `yaml:"heartbeat"`
+	// Objective: an open revocation older than this raises an alert. Default 60s.
+	Objective Duration `yaml:"objective"`
+	// Breadth is the number of descendants above which confirm is needed. Default 50.
+	Breadth int64 `yaml:"breadth"`
+	// Cap is the number of revocations per requester in 10 minutes. Default 100.
+	Cap int `yaml:"cap"`
+	// FreezeTTL of a freeze that names none. Default 1h.
+	FreezeTTL Duration `yaml:"freeze_ttl"`
+	// AllowUnsafeServer accepts revokes though the server may lose them at a power
+	// cut. Default false. Never true in production.
 	AllowUnsafeServer bool `yaml:"allow_unsafe_server"`
 }
 
 // Guard is the forward-auth server and the lease of every guard in the process.
 type Guard struct {
-	Listen   string   `yaml:"listen"`
-	Point    string   `yaml:"point"`
-	Tenant   string   `yaml:"tenant"`
-	Audience string   `yaml:"audience"`
-	Lease    Duration `yaml:"lease"` // default 15s
+	// Listen is host:port of the forward-auth server. Default "127.0.0.1:0".
+	Listen string `yaml:"listen"`
+	// Point is the id of the forward-auth server's enforcement point, unique in the
+	// deployment. Default "gateway".
+	Point string `yaml:"point"`
+	// Tenant of the resources behind it. Default "lanyard".
+	Tenant string `yaml:"tenant"`
+	// Audience is the expected "aud" of tokens. Default the issuer URL.
+	Audience string `yaml:"audience"`
+	// Lease is how long a guard may say yes after the newest heartbeat. Default 15s,
+	// at least 10s (it must exceed a leader election), at most 5m. A revoke is
+	// enforced everywhere at most this long after it was accepted.
+	Lease Duration `yaml:"lease"`
 }
 
 // Debug is where /livez, /readyz and /metrics are.
 type Debug struct {
+	// Listen is host:port, one per process. Default "127.0.0.1:0".
 	Listen string `yaml:"listen"`
+	// Pprof serves /debug/pprof/ there, on loopback only. Default false.
+	Pprof bool `yaml:"pprof"`
 }
 
 // TLS of every HTTP listener; required when one is not on loopback.
 type TLS struct {
+	// Cert is a PEM file of the certificate chain. Default empty: plain HTTP.
 	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
+	// Key is the PEM file of its private key; 0600.
+	Key string `yaml:"key"`
+	// CA is a PEM file of the authorities that signed the certificates of Lanyard's
+	// own endpoints. Default empty: the system's.
+	CA string `yaml:"ca"`
+}
+
+// Outbound is the client for every URL that comes from outside.
+type Outbound struct {
+	// Ports that may be dialled. Default [443].
+	Ports []int `yaml:"ports"`
+	// Timeout of a whole exchange. Default 10s.
+	Timeout Duration `yaml:"timeout"`
+	// MaxBody is the largest response body, in bytes. Default 1 MiB (1048576).
+	MaxBody int64 `yaml:"max_body"`
 }

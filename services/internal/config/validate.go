@@ -1,0 +1,244 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events"
+)
+
+// ceiling is the longest life of a token that the design allows.
+const ceiling = Duration(15 * time.Minute)
+
+// Validate reports everything that is wrong with c, joined. Each error says what is
+// wrong, why it matters and what to do.
+func (c Config) Validate() error {
+	var p problems
+	c.validateServers(&p)
+	c.validateListeners(&p)
+	c.validateIssuance(&p)
+	c.validateRevocation(&p)
+	if c.Intake.MaxBody < events.MaxSize {
+		p.add("intake.max_body", "is %d bytes, but one event may have %d: raise it", c.Intake.MaxBody, events.MaxSize)
+	}
+	if c.Intake.ClockSkew < 0 || c.Intake.ClockSkew > Duration(time.Hour) {
+		p.add("intake.clock_skew", "is %s: an event that far ahead would age every detector's window; use 0s to 1h", c.Intake.ClockSkew)
+	}
+	for _, port := range c.Outbound.Ports {
+		if port < 1 || port > 65535 {
+			p.add("outbound.ports", "has %d, which is no TCP port; use 1 to 65535", port)
+		}
+	}
+	if c.Outbound.Timeout <= 0 || c.Outbound.Timeout > Duration(time.Minute) {
+		p.add("outbound.timeout", "is %s: a slow server outside would hold up a service; use up to 1m", c.Outbound.Timeout)
+	}
+	if c.Outbound.MaxBody <= 0 {
+		p.add("outbound.max_body", "is %d: nothing could be read; use a positive number of bytes", c.Outbound.MaxBody)
+	}
+	return errors.Join(p.errs...)
+}
+
+type problems struct{ errs []error }
+
+func (p *problems) add(field, format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf("%s "+format, append([]any{field}, args...)...))
+}
+
+func (c Config) validateServers(p *problems) {
+	if c.Data == "" {
+		p.add("data", "is empty: state has to be kept somewhere; name a directory")
+	}
+	if c.NATS.Replicas != 1 && c.NATS.Replicas != 3 {
+		p.add("nats.replicas", "is %d: streams have 1 replica, or 3 on a cluster", c.NATS.Replicas)
+	}
+	checkServer(p, "nats.url", c.NATS.URL, "nats", "tls")
+	checkServer(p, "redis.url", c.Redis.URL, "redis", "rediss")
+	if u, err := url.Parse(c.Redis.URL); err == nil && u.User != nil {
+		if _, has := u.User.Password(); has {
+			p.add("redis.url", "holds a password, which would be shown wherever the URL is; put it into redis.password_file")
+		}
+	}
+	if u, err := url.Parse(c.NATS.URL); err == nil && u.User != nil {
+		p.add("nats.url", "holds a user, but processes connect with the seeds in <keys>/nats/; remove it")
+	}
+	if c.NATS.URL == "" && !loopback(hostOf(c.NATS.Listen)) {
+		p.add("nats.listen", "is %q: the embedded server has no TLS and stays on loopback; use 127.0.0.1:0, or a nats-server of your own with nats.url", c.NATS.Listen)
+	}
+	seen := map[User]bool{}
+	for i, u := range c.NATS.Users {
+		field := fmt.Sprintf("nats.users[%d]", i)
+		if !events.ValidTenant(u.Tenant) {
+			p.add(field, "has tenant %q: want 1 to 63 of a-z, 0-9 and -", u.Tenant)
+		}
+		switch u.Kind {
+		case "product", "soc":
+			if u.Point != "" {
+				p.add(field, "is a %s and has a point: only guards have one; remove it", u.Kind)
+			}
+		case "guard":
+			if u.Point == "" {
+				p.add(field, "is a guard without a point: its receipts could not be told apart; name one")
+			}
+		default:
+			p.add(field, "has kind %q: want product, soc or guard", u.Kind)
+		}
+		if seen[u] {
+			p.add(field, "is there twice: remove one")
+		}
+		seen[u] = true
+	}
+}
+
+// checkServer checks the URL of a server: scheme plain only on loopback.
+func checkServer(p *problems, field, raw, plain, secure string) {
+	if raw == "" {
+		return
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || (u.Scheme != plain && u.Scheme != secure) {
+		p.add(field, "is not the URL of a server: write %s://127.0.0.1:PORT or %s://HOST:PORT", plain, secure)
+		return
+	}
+	if u.Scheme == plain && !loopback(u.Hostname()) {
+		p.add(field, "is not on loopback and has no TLS, so anybody on the way reads and changes the traffic; use %s://", secure)
+	}
+}
+
+func (c Config) validateListeners(p *problems) {
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		p.add("tls", "has only one of cert and key: set both")
+	}
+	for _, l := range []struct{ field, addr string }{
+		{"intake.listen", c.Intake.Listen}, {"issuance.listen", c.Issuance.Listen},
+		{"anomaly.listen", c.Anomaly.Listen}, {"revocation.listen", c.Revocation.Listen},
+		{"guard.listen", c.Guard.Listen}, {"debug.listen", c.Debug.Listen},
+	} {
+		if l.addr == "" {
+			continue // does not listen
+		}
+		if _, _, err := net.SplitHostPort(l.addr); err != nil {
+			p.add(l.field, "is %q: want host:port", l.addr)
+			continue
+		}
+		if !loopback(hostOf(l.addr)) && c.TLS.Cert == "" {
+			p.add(l.field, "is %q, not loopback, and tls.cert is empty: tokens would cross the network in the clear; set tls.cert and tls.key, or listen on 127.0.0.1", l.addr)
+		}
+	}
+	if c.Debug.Pprof && !loopback(hostOf(c.Debug.Listen)) {
+		p.add("debug.pprof", "is on while debug.listen is %q: profiles show memory, keys included; listen on 127.0.0.1", c.Debug.Listen)
+	}
+}
+
+func (c Config) validateIssuance(p *problems) {
+	checkEndpoint(p, "issuer.url", c.Issuer.URL)
+	checkEndpoint(p, "issuer.jwks", c.Issuer.JWKS)
+	if strings.HasSuffix(c.Issuer.URL, "/") {
+		p.add("issuer.url", "ends in /: verifiers compare it byte for byte; remove the slash")
+	}
+	i := c.Issuance
+	if i.MaxTTL <= 0 || i.MaxTTL > ceiling {
+		p.add("issuance.max_ttl", "is %s: a revoked token may be honoured that long where no guard is; use up to %s", i.MaxTTL, ceiling)
+	}
+	if i.TTL <= 0 || i.TTL > i.MaxTTL {
+		p.add("issuance.ttl", "is %s: use more than 0s and at most issuance.max_ttl (%s)", i.TTL, i.MaxTTL)
+	}
+	if i.MaxDepth < 1 || i.MaxDepth > 8 {
+		p.add("issuance.max_depth", "is %d: use 1 to 8, a token has room for no longer chain", i.MaxDepth)
+	}
+	seen := map[string]bool{}
+	for n, t := range i.Trusted {
+		field := fmt.Sprintf("issuance.trusted_issuers[%d]", n)
+		if t.Issuer == "" || t.JWKS == "" {
+			p.add(field, "lacks issuer or jwks: without both no token of it can be verified; set them")
+		}
+		if seen[t.Issuer] {
+			p.add(field, "names %q a second time: which keys count would be unclear; keep one", t.Issuer)
+		}
+		seen[t.Issuer] = true
+		u, err := url.Parse(t.JWKS)
+		switch {
+		case err != nil:
+			p.add(field, "has a jwks that is no URL: write https://HOST/PATH or file:///PATH")
+		case u.Scheme == "https", u.Scheme == "file", u.Scheme == "" && t.JWKS == "":
+		case u.Scheme == "http" && t.Local && loopback(u.Hostname()):
+		default:
+			p.add(field, "has jwks %q: keys must come by https or file; http only for a local issuer on loopback", t.JWKS)
+		}
+	}
+	r := c.Rotation
+	if r.SigningKeyPeriod < r.Prepare+r.Overlap || r.Prepare <= 0 {
+		p.add("rotation.signing_key_period", "is %s: it must be longer than prepare (%s) and overlap (%s) together, or keys pile up", r.SigningKeyPeriod, r.Prepare, r.Overlap)
+	}
+	if r.Overlap < i.MaxTTL {
+		p.add("rotation.overlap", "is %s, shorter than issuance.max_ttl (%s): live tokens would stop verifying; raise it", r.Overlap, i.MaxTTL)
+	}
+}
+
+// checkEndpoint checks a URL of Lanyard itself: https, or http on loopback.
+func checkEndpoint(p *problems, field, raw string) {
+	if raw == "" {
+		return
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		p.add(field, "is %q: want https://HOST[:PORT] without user, query and fragment", raw)
+		return
+	}
+	if u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+		p.add(field, "is %q: tokens and keys would cross the network in the clear; use https, or http on loopback", raw)
+	}
+}
+
+func (c Config) validateRevocation(p *problems) {
+	r, lease := c.Revocation, c.Guard.Lease
+	if lease < Duration(10*time.Second) || lease > Duration(5*time.Minute) {
+		p.add("guard.lease", "is %s: below 10s a leader election of NATS (up to 10.3s) would close every guard, above 5m a cut-off guard honours revoked tokens too long; use 10s to 5m", lease)
+	}
+	if r.Heartbeat <= 0 || r.Heartbeat > lease/5 {
+		p.add("revocation.heartbeat", "is %s: with less than five heartbeats in guard.lease (%s) a lost message closes guards; use more than 0s and at most %s", r.Heartbeat, lease, lease/5)
+	}
+	if r.Objective <= 0 {
+		p.add("revocation.objective", "is %s: every revocation would raise an alert; use a positive duration", r.Objective)
+	}
+	if r.Breadth < 0 {
+		p.add("revocation.breadth", "is %d: use 0 (always confirm) or more", r.Breadth)
+	}
+	if r.Cap < 1 {
+		p.add("revocation.cap", "is %d: nobody could revoke anything; use 1 or more", r.Cap)
+	}
+	if r.FreezeTTL < Duration(time.Minute) || r.FreezeTTL > Duration(30*24*time.Hour) {
+		p.add("revocation.freeze_ttl", "is %s: a freeze ends by itself; use 1m to 720h", r.FreezeTTL)
+	}
+	if !events.ValidTenant(c.Guard.Tenant) {
+		p.add("guard.tenant", "is %q: want 1 to 63 of a-z, 0-9 and -", c.Guard.Tenant)
+	}
+	if c.Guard.Point == "" {
+		p.add("guard.point", "is empty: its receipts could not be told apart; name one")
+	}
+}
+
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
+}
+
+// loopback reports whether host is a loopback address or "localhost". An empty
+// host means every interface.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+// Loopback reports whether a host:port is on this machine only.
+func Loopback(addr string) bool { return loopback(hostOf(addr)) }
