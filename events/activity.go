@@ -41,7 +41,7 @@ type Activity struct {
 	Lineage           []string     `json:"lineage,omitempty"` // handles, root first
 	Session           string       `json:"session,omitempty"`
 	Delegation        []Party      `json:"delegation,omitempty"` // actor chain, nearest first
-	DelegationDepth   int          `json:"delegation_depth,omitempty"`
+	DelegationDepth   int          `json:"delegation_depth,omitempty,omitzero"`
 	Scopes            []string     `json:"scopes,omitempty"`
 	ParentScopes      []string     `json:"parent_scopes,omitempty"`
 	SourceIP          string       `json:"source_ip,omitempty"`
@@ -52,7 +52,7 @@ type Activity struct {
 	UserAgent         string       `json:"user_agent,omitempty"` // family, versions stripped
 	TLSFingerprint    string       `json:"tls_fp,omitempty"`
 	Workload          string       `json:"workload,omitempty"`
-	WorkloadAttested  bool         `json:"workload_attested,omitempty"`
+	WorkloadAttested  bool         `json:"workload_attested,omitempty,omitzero"`
 	Tool              string       `json:"tool,omitempty"`
 	ToolArgsDest      []string     `json:"tool_args_dest,omitempty"` // destinations in the arguments
 	Task              string       `json:"task,omitempty"`
@@ -65,9 +65,9 @@ type Activity struct {
 	MintedID          string       `json:"minted_id,omitempty"` // credential or identity that the action made
 	Outcome           Outcome      `json:"outcome"`
 	Error             string       `json:"error,omitempty"`
-	Interactive       bool         `json:"interactive,omitempty"`
-	Bytes             int64        `json:"bytes,omitempty"`
-	Count             int64        `json:"count,omitempty"`
+	Interactive       bool         `json:"interactive,omitempty,omitzero"`
+	Bytes             int64        `json:"bytes,omitempty,omitzero"`
+	Count             int64        `json:"count,omitempty,omitzero"`
 	ObservedTime      *time.Time   `json:"observed_time,omitempty"` // when intake saw it
 	RawRef            string       `json:"raw_ref,omitempty"`
 }

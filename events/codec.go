@@ -315,17 +315,17 @@ func (v *envelope) setText(name, s string) error {
 			v.Type = info.Type
 		}
 	case "subject":
-		v.Subject = &s
+		v.Subject = pointer(s)
 	case "time":
-		var t types.Timestamp
+		t := new(types.Timestamp)
 		// The strict reader of RFC 3339, unlike time.Parse.
 		if err := t.Time.UnmarshalText([]byte(s)); err != nil {
 			return fmt.Errorf("%w: time is not an RFC 3339 timestamp", ErrEnvelope)
 		}
 		t.Time = t.UTC()
-		v.Time = &t
+		v.Time = t
 	case "datacontenttype":
-		v.DataContentType = &s
+		v.DataContentType = pointer(s)
 	case "dataschema":
 		u := types.ParseURI(s)
 		if u == nil || u.String() != s {
@@ -337,6 +337,9 @@ func (v *envelope) setText(name, s string) error {
 	}
 	return nil
 }
+
+// pointer keeps s off the heap for the attributes that need no pointer.
+func pointer(s string) *string { return &s }
 
 func (v *envelope) setData(name string, raw jsontext.Value) error {
 	if v.data != nil {

@@ -27,10 +27,10 @@ type RevocationRequested struct {
 	Target      Target   `json:"target"`
 	Reason      string   `json:"reason"`
 	RequestedBy string   `json:"requested_by"`
-	TTLSeconds  int64    `json:"ttl_seconds,omitempty"` // of a freeze; 0 means the default
-	Confirm     int64    `json:"confirm,omitempty"`     // previewed number of descendants, for broad handles
-	Automatic   bool     `json:"automatic,omitempty"`   // asked by a detector
-	Evidence    []string `json:"evidence,omitempty"`    // event ids
+	TTLSeconds  int64    `json:"ttl_seconds,omitempty,omitzero"` // of a freeze; 0 means the default
+	Confirm     int64    `json:"confirm,omitempty,omitzero"`     // previewed number of descendants, for broad handles
+	Automatic   bool     `json:"automatic,omitempty,omitzero"`   // asked by a detector
+	Evidence    []string `json:"evidence,omitempty"`             // event ids
 }
 
 // EventType implements Payload.
