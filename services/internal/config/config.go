@@ -12,7 +12,7 @@ type Config struct {
 	// guards' state. Default "./lanyard-data". Two processes of one service need
 	// different ones, or they overwrite each other's guard state.
 	Data string `yaml:"data"`
-	// Keys is the directory of the key files. Default "<data>/keys". A process needs
+	// Keys is the directory of the key files. Default empty: "<data>/keys". A process needs
 	// only the files it uses; see the table in deploy/.
 	Keys string `yaml:"keys"`
 
@@ -119,7 +119,8 @@ type Issuance struct {
 	MaxTTL Duration `yaml:"max_ttl"`
 	// MaxDepth is the longest delegation chain. Default 4, at most 8.
 	MaxDepth int `yaml:"max_depth"`
-	// Trusted issuers of workload attestations. Default none: nobody gets a token.
+	// Trusted are the issuers of workload attestations. Default none:
+	// nobody gets a token.
 	Trusted []TrustedIssuer `yaml:"trusted_issuers"`
 }
 
@@ -141,7 +142,7 @@ type Rotation struct {
 	// Verifiers that cache keys for longer refuse the first new tokens.
 	Prepare Duration `yaml:"prepare"`
 	// Overlap is the time a key stays published after its successor signs. Default
-	// max_ttl + 1m; less would kill live tokens and is refused.
+	// 0s: max_ttl + 1m. Less than max_ttl would kill live tokens and is refused.
 	Overlap Duration `yaml:"overlap"`
 }
 

@@ -321,4 +321,3 @@ func (r *Ring) ActiveKid() (active, prepared string, err error) {
 	c, err := r.signing()
 	return c.state.Active, c.state.Prepared, err
 }
-
