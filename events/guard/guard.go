@@ -12,54 +12,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/events/token"
 )
-
-// Entry is one entry of the kill feed, the payload of a compact JWS with typ
-// token.TypKill on subject nhi.kill.<handle>.
-type Entry struct {
-	Handle     lineage.Handle `json:"handle"`
-	Mode       events.Mode    `json:"mode"` // revoke, freeze or lift
-	Revocation string         `json:"rev"`
-	Reason     string         `json:"reason"`
-	By         string         `json:"by"`
-	At         time.Time      `json:"at"`              // when it takes effect
-	Until      *time.Time     `json:"until,omitempty"` // end of a freeze
-	Keep       time.Time      `json:"keep"`            // may be dropped after this
-	Epoch      uint64         `json:"epoch"`
-}
-
-// Heartbeat says: everything up to here is here, as of Time. It is the payload
-// of a compact JWS with typ token.TypHeartbeat on subject nhi.kill.heartbeat, in
-// the same stream as the entries.
-type Heartbeat struct {
-	Epoch uint64    `json:"epoch"` // raised by hand when the feed's stream had to be made anew
-	Last  uint64    `json:"last"`  // stream sequence of the newest entry its sender has seen
-	Time  time.Time `json:"time"`
-}
-
-// Message is one message of the kill feed as it is stored.
-type Message struct {
-	Sequence uint64
-	Subject  string
-	Data     []byte // compact JWS
-}
-
-// Feed is the kill feed. Implementations: natsfeed.Feed, and in tests a slice.
-type Feed interface {
-	// Subscribe calls f for every message that arrives from now on, in order,
-	// until ctx ends; it returns once the subscription is in place. Messages may
-	// be missing; the guard detects that by Sequence. live reports whether the
-	// link is up.
-	Subscribe(ctx context.Context, f func(Message)) error
-	// Fill calls f for every stored message with sequence >= from, in order, up to
-	// what was stored when it was called, and returns the last stored sequence.
-	Fill(ctx context.Context, from uint64, f func(Message) error) (last uint64, err error)
-	// Answer delivers a receipt or presence event durably.
-	Answer(ctx context.Context, e events.Event) error
-}
 
 // Config of a guard. Point, Tenant, Issuer, Audience, Keys, FeedKey and Feed are required.
 type Config struct {
@@ -131,6 +86,9 @@ type Request struct {
 	Token  string
 	Scopes []string      // all are required
 	HTTP   *http.Request // for the sender constraint; nil when the token must not be bound
+	// MinSequence asks for an answer at least as fresh as this sequence of the kill
+	// feed, for a caller that knows of a revocation there. 0 asks for nothing.
+	MinSequence uint64
 }
 
 // Check decides. A nil error means allowed; otherwise it is a *Denial.
@@ -149,6 +107,10 @@ type Status struct {
 	Sequence uint64        `json:"sequence"`
 	Entries  int           `json:"entries"`
 	Problem  string        `json:"problem,omitempty"`
+	// LastEntry is the stream sequence of the newest kill entry it has applied.
+	LastEntry uint64 `json:"last_entry"`
+	// Ignored counts messages of the feed that were forged or made no sense.
+	Ignored uint64 `json:"ignored"`
 }
 
 // Status is where the guard stands now.
