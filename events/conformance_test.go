@@ -70,7 +70,7 @@ func TestSchemasAndCatalogueMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range files {
-		if name != "common.v1.json" && !want[name] {
+		if name != "common.v1.json" && name != "envelope.v1.json" && !want[name] {
 			t.Errorf("schema %s has no row in the catalogue", name)
 		}
 		delete(want, name)

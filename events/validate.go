@@ -35,14 +35,18 @@ func validate(e Event) error {
 	if err := checkLanyard(ec); err != nil {
 		return err
 	}
-	if ec.DataSchema != nil && ec.DataSchema.String() != SchemaID(ec.Type) {
-		return fmt.Errorf("%w: dataschema of %s is %s", ErrEnvelope, ec.Type, SchemaID(ec.Type))
-	}
 	p, err := validateData(ec.Type, e.DataEncoded)
 	if err != nil {
 		return err
 	}
-	entity := p.Entity()
+	return checkEntity(ec, p.Entity())
+}
+
+// checkEntity checks the attributes that follow from the type and the data.
+func checkEntity(ec *event.EventContextV1, entity string) error {
+	if ec.DataSchema != nil && ec.DataSchema.String() != SchemaID(ec.Type) {
+		return fmt.Errorf("%w: dataschema of %s is %s", ErrEnvelope, ec.Type, SchemaID(ec.Type))
+	}
 	if *ec.Subject != entity {
 		return fmt.Errorf("%w: subject is not the entity of the data, %q", ErrEnvelope, clip(entity))
 	}
@@ -57,6 +61,67 @@ func validate(e Event) error {
 		}
 	}
 	return nil
+}
+
+// reservedSource begins the source of events that Lanyard's own services state.
+const reservedSource = "/lanyard/"
+
+// Receive reads one event that a producer outside Lanyard sent in structured JSON
+// form, as strictly as Decode and Validate together, on behalf of the
+// authenticated tenant. What a producer may leave out is filled in: tenant,
+// subject, partitionkey (the payload's entity), correlationid (the id), dataschema
+// and datacontenttype. It refuses an event that names another tenant
+// (ErrWrongTenant) or a source of Lanyard's own.
+func Receive(b []byte, tenant string) (Event, error) {
+	e, err := receive(b, tenant)
+	if err != nil {
+		return Event{}, fmt.Errorf("receive event: %w", err)
+	}
+	return e, nil
+}
+
+func receive(b []byte, tenant string) (Event, error) {
+	e, err := decode(b)
+	if err != nil {
+		return Event{}, err
+	}
+	ec := e.Context.(*event.EventContextV1)
+	switch named, ok := ec.Extensions[ExtTenant]; {
+	case !ok:
+		ec.Extensions[ExtTenant] = tenant
+	case named != tenant:
+		return Event{}, fmt.Errorf("%w: %q", ErrWrongTenant, clip(fmt.Sprint(named)))
+	}
+	if strings.HasPrefix(ec.Source.String(), reservedSource) {
+		return Event{}, fmt.Errorf("%w: sources that begin with %s are reserved", ErrEnvelope, reservedSource)
+	}
+	p, err := validateData(ec.Type, e.DataEncoded)
+	if err != nil {
+		return Event{}, err
+	}
+	entity := p.Entity()
+	if ec.Subject == nil {
+		ec.Subject = &entity
+	}
+	if _, ok := ec.Extensions[ExtPartitionKey]; !ok {
+		ec.Extensions[ExtPartitionKey] = entity
+	}
+	if _, ok := ec.Extensions[ExtCorrelation]; !ok {
+		ec.Extensions[ExtCorrelation] = ec.ID
+	}
+	if ec.DataSchema == nil {
+		e.SetDataSchema(SchemaID(ec.Type))
+	}
+	if ec.DataContentType == nil {
+		e.SetDataContentType(event.ApplicationJSON)
+	}
+	if err := checkContext(ec); err != nil {
+		return Event{}, err
+	}
+	if err := checkLanyard(ec); err != nil {
+		return Event{}, err
+	}
+	return e, checkEntity(ec, entity)
 }
 
 // validateData checks data against the schema of an event type and reads it.
