@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,16 +106,20 @@ func TestRebindingIsCheckedAtTheDial(t *testing.T) {
 	var dialled []string
 	o := Options{Timeout: time.Second, dialled: func(a string) { dialled = append(dialled, a) }}
 	asked := make(chan int, 16)
-	answer := "93.184.216.34" // what a check ahead of the request would see
+	const first = "93.184.216.34" // what a check ahead of the request would see
+	var rebound atomic.Bool
 	o.resolver = fakeDNS(t, func(_ string, n int) string {
 		asked <- n
-		return answer
+		if rebound.Load() {
+			return "127.0.0.1"
+		}
+		return first
 	})
 	seen, err := o.resolver.LookupHost(t.Context(), "rebind.example.com")
-	if err != nil || len(seen) != 1 || seen[0] != answer {
+	if err != nil || len(seen) != 1 || seen[0] != first {
 		t.Fatalf("first look-up: %v, %v", seen, err)
 	}
-	answer = "127.0.0.1"
+	rebound.Store(true)
 	before := len(asked)
 	c, err := New(o)
 	if err != nil {
