@@ -317,13 +317,11 @@ func (v *envelope) setText(name, s string) error {
 	case "subject":
 		v.Subject = pointer(s)
 	case "time":
-		t := new(types.Timestamp)
-		// The strict reader of RFC 3339, unlike time.Parse.
-		if err := t.Time.UnmarshalText([]byte(s)); err != nil {
+		t, ok := parseTime(s)
+		if !ok {
 			return fmt.Errorf("%w: time is not an RFC 3339 timestamp", ErrEnvelope)
 		}
-		t.Time = t.UTC()
-		v.Time = t
+		v.Time = &types.Timestamp{Time: t}
 	case "datacontenttype":
 		v.DataContentType = pointer(s)
 	case "dataschema":

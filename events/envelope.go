@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"mime"
 	"strings"
+	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 )
@@ -138,6 +139,43 @@ func checkMediaType(s string) error {
 		return fmt.Errorf("%w: charset %q is not utf-8", ErrContentType, clip(cs))
 	}
 	return nil
+}
+
+// parseTime reads an RFC 3339 timestamp in its one usual spelling. The reader of
+// package time alone would also take a comma for the point and any offset. Leap
+// seconds are refused, since Go has none.
+func parseTime(s string) (time.Time, bool) {
+	const form = "dddd-dd-ddTdd:dd:dd"
+	if len(s) <= len(form) || !fits(s[:len(form)], form) {
+		return time.Time{}, false
+	}
+	rest := s[len(form):]
+	if rest[0] == '.' {
+		n := 1
+		for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
+			n++
+		}
+		rest = rest[n:]
+	}
+	if rest != "Z" && (!fits(strings.Replace(rest, "-", "+", 1), "+dd:dd") || rest[1:3] > "23" || rest[4:6] > "59") {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	return t.UTC(), err == nil
+}
+
+// fits reports whether s looks like form, where d stands for a digit.
+func fits(s, form string) bool {
+	if len(s) != len(form) {
+		return false
+	}
+	for i := range len(s) {
+		digit := s[i] >= '0' && s[i] <= '9'
+		if form[i] == 'd' && !digit || form[i] != 'd' && s[i] != form[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // clip bounds what an error repeats of its input.

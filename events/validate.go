@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -84,6 +85,9 @@ func receive(b []byte, tenant string) (Event, error) {
 	e, err := decode(b)
 	if err != nil {
 		return Event{}, err
+	}
+	if !ValidTenant(tenant) {
+		return Event{}, fmt.Errorf("%w: %q", ErrBadTenant, clip(tenant))
 	}
 	ec := e.Context.(*event.EventContextV1)
 	switch named, ok := ec.Extensions[ExtTenant]; {
@@ -168,11 +172,24 @@ func explain(err error) string {
 	return "/" + clip(strings.Join(ve.InstanceLocation, "/")) + ": " + text
 }
 
+func checkIPv4(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return nil
+	}
+	if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
+		return fmt.Errorf("%q is not an IPv4 address", clip(s))
+	}
+	return nil
+}
+
 // compiledSchemas compiles the embedded schemas once, by event type.
 var compiledSchemas = sync.OnceValues(func() (map[string]*jsonschema.Schema, error) {
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft2020)
 	c.AssertFormat()
+	// The library's own check of ipv4 takes signs, such as in "+1.2.3.4".
+	c.RegisterFormat(&jsonschema.Format{Name: "ipv4", Validate: checkIPv4})
 	names, err := fs.Glob(schemas.FS, "*.v1.json")
 	if err != nil {
 		return nil, fmt.Errorf("list schemas: %w", err)
