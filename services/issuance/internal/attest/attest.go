@@ -1,0 +1,247 @@
+// Package attest checks the proofs by which workloads show who they are: OIDC
+// tokens of the issuers in the configuration. Only issuance imports it.
+//
+// A token is trusted because a key of its configured issuer signed it, never
+// because of anything it says about keys: jku, x5u, jwk and x5c headers are not
+// read. The same token may prove a workload again until it expires or is ten
+// minutes old, never after; what is issued on it is bounded by its own life.
+package attest
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	json "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
+)
+
+// What can be wrong with an attestation. The texts may be shown to the caller.
+var (
+	ErrMalformed     = errors.New("the attestation is not a canonical compact JWS with unique JSON members")
+	ErrUnknownIssuer = errors.New("the attestation's issuer is not among the trusted issuers")
+	ErrAlgorithm     = errors.New("the attestation's algorithm is not RS256, ES256 or EdDSA, or not that of its key")
+	ErrType          = errors.New("the attestation is another kind of token")
+	ErrUnknownKey    = errors.New("the attestation's key is not among its issuer's keys")
+	ErrSignature     = errors.New("the attestation's signature does not verify")
+	ErrClaims        = errors.New("the attestation lacks a claim")
+	ErrAudience      = errors.New("the attestation is for another audience")
+	ErrExpired       = errors.New("the attestation has expired")
+	ErrNotYet        = errors.New("the attestation is not valid yet")
+	ErrTooOld        = errors.New("the attestation was issued more than 10 minutes ago")
+	// ErrUnavailable: the issuer's keys cannot be read now. Trying again may help.
+	ErrUnavailable = errors.New("the issuer's keys cannot be read")
+)
+
+const (
+	leeway  = 5 * time.Second
+	maxAge  = 10 * time.Minute
+	maxSize = 16 << 10 // bytes of token text
+)
+
+// Attested is what a verified attestation proves.
+type Attested struct {
+	Issuer   string
+	Subject  string
+	ID       string // jti, may be empty
+	IssuedAt time.Time
+	Expires  time.Time
+}
+
+// Clients fetch key sets: Outbound from the outside world, Local from loopback for
+// issuers that are marked local.
+type Clients struct {
+	Outbound *http.Client
+	Local    *http.Client
+}
+
+// Verifier is safe for concurrent use.
+type Verifier struct {
+	issuers map[string]*issuer
+	now     func() time.Time
+}
+
+type issuer struct {
+	audience string
+	keys     *keySet
+}
+
+// New checks the configured issuers. audience is what tokens must be for where an
+// issuer does not say otherwise.
+func New(trusted []config.TrustedIssuer, audience string, clients Clients, now func() time.Time) (*Verifier, error) {
+	v := &Verifier{issuers: make(map[string]*issuer, len(trusted)), now: now}
+	for _, t := range trusted {
+		if t.Issuer == "" {
+			return nil, errors.New("trusted issuer: issuer is empty")
+		}
+		if v.issuers[t.Issuer] != nil {
+			return nil, fmt.Errorf("trusted issuer %q: listed twice", t.Issuer)
+		}
+		src, err := newSource(t, clients)
+		if err != nil {
+			return nil, fmt.Errorf("trusted issuer %q: %w", t.Issuer, err)
+		}
+		aud := t.Audience
+		if aud == "" {
+			aud = audience
+		}
+		if aud == "" {
+			return nil, fmt.Errorf("trusted issuer %q: no audience", t.Issuer)
+		}
+		v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, now)}
+	}
+	return v, nil
+}
+
+// Issuers lists the trusted issuers, sorted.
+func (v *Verifier) Issuers() []string {
+	out := make([]string, 0, len(v.issuers))
+	for i := range v.issuers {
+		out = append(out, i)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Verify checks raw as RFC 7519 section 7.2 and RFC 8725 ask: canonical text, iss
+// byte for byte, alg of the allow-list and of the key, signature, sole audience,
+// times with 5 s leeway, at most 10 minutes since iat. Errors wrap one of the
+// errors of this package.
+func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
+	h, c, err := parse(raw)
+	if err != nil {
+		return Attested{}, err
+	}
+	iss := v.issuers[c.Issuer]
+	if iss == nil {
+		return Attested{}, ErrUnknownIssuer
+	}
+	key, err := iss.keys.find(ctx, h.KeyID, h.Algorithm)
+	if err != nil {
+		return Attested{}, err
+	}
+	jws, err := jose.ParseSignedCompact(raw, algorithms)
+	if err != nil {
+		return Attested{}, ErrMalformed
+	}
+	if _, err := jws.Verify(key); err != nil {
+		return Attested{}, ErrSignature
+	}
+	return c.check(iss.audience, v.now())
+}
+
+var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.EdDSA}
+
+type header struct {
+	Algorithm string         `json:"alg"`
+	KeyID     string         `json:"kid"`
+	Type      string         `json:"typ"`
+	Critical  jsontext.Value `json:"crit"`
+}
+
+type claims struct {
+	Issuer    string    `json:"iss"`
+	Subject   string    `json:"sub"`
+	Audience  audiences `json:"aud"`
+	Expires   *number   `json:"exp"`
+	NotBefore *number   `json:"nbf"`
+	IssuedAt  *number   `json:"iat"`
+	ID        string    `json:"jti"`
+}
+
+// number is a NumericDate (RFC 7519 section 2): seconds, perhaps with a fraction.
+type number float64
+
+func (n number) time() time.Time { return time.UnixMilli(int64(float64(n) * 1000)) }
+
+// audiences is a string or an array of strings.
+type audiences []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *audiences) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		var one string
+		err := json.Unmarshal(b, &one)
+		*s = audiences{one}
+		return err
+	}
+	return json.Unmarshal(b, (*[]string)(s))
+}
+
+// strict refuses padding and unused bits that are set.
+var strict = base64.RawURLEncoding.Strict()
+
+// parse reads header and claims of a compact JWS without trusting them. It accepts
+// one text per token: go-jose alone would take several.
+func parse(raw string) (header, claims, error) {
+	var h header
+	var c claims
+	if len(raw) > maxSize {
+		return h, c, fmt.Errorf("%w: more than %d bytes", ErrMalformed, maxSize)
+	}
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 || strings.ContainsAny(raw, "\r\n") {
+		return h, c, fmt.Errorf("%w: want three parts on one line", ErrMalformed)
+	}
+	var decoded [3][]byte
+	for i, p := range parts {
+		b, err := strict.DecodeString(p)
+		if err != nil {
+			return h, c, fmt.Errorf("%w: part %d is not canonical base64url", ErrMalformed, i+1)
+		}
+		decoded[i] = b
+	}
+	if err := json.Unmarshal(decoded[0], &h); err != nil {
+		return h, c, fmt.Errorf("%w: header", ErrMalformed)
+	}
+	if h.Critical != nil {
+		return h, c, fmt.Errorf("%w: critical header extensions are not supported", ErrMalformed)
+	}
+	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Algorithm)) {
+		return h, c, ErrAlgorithm
+	}
+	switch strings.ToLower(strings.TrimPrefix(strings.ToLower(h.Type), "application/")) {
+	case "", "jwt", "jose":
+	default:
+		return h, c, ErrType
+	}
+	if len(decoded[2]) == 0 {
+		return h, c, ErrSignature
+	}
+	if err := json.Unmarshal(decoded[1], &c); err != nil {
+		return h, c, fmt.Errorf("%w: claims", ErrMalformed)
+	}
+	return h, c, nil
+}
+
+// check compares verified claims with what is wanted now.
+func (c claims) check(audience string, now time.Time) (Attested, error) {
+	switch {
+	case c.Subject == "" || len(c.Subject) > 1024:
+		return Attested{}, fmt.Errorf("%w: sub", ErrClaims)
+	case c.Expires == nil:
+		return Attested{}, fmt.Errorf("%w: exp", ErrClaims)
+	case c.IssuedAt == nil:
+		return Attested{}, fmt.Errorf("%w: iat", ErrClaims)
+	case len(c.Audience) != 1 || c.Audience[0] != audience:
+		return Attested{}, fmt.Errorf("%w: want %q as its only aud", ErrAudience, audience)
+	}
+	a := Attested{Issuer: c.Issuer, Subject: c.Subject, ID: c.ID, IssuedAt: c.IssuedAt.time(), Expires: c.Expires.time()}
+	switch {
+	case !now.Add(-leeway).Before(a.Expires):
+		return Attested{}, ErrExpired
+	case now.Add(leeway).Before(a.IssuedAt), c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.time()):
+		return Attested{}, ErrNotYet
+	case now.Add(-maxAge - leeway).After(a.IssuedAt):
+		return Attested{}, ErrTooOld
+	}
+	return a, nil
+}

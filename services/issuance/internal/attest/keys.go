@@ -1,0 +1,285 @@
+package attest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	json "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
+)
+
+const (
+	refreshAfter = 5 * time.Minute // a key that left the set is noticed within this time
+	staleAfter   = time.Hour       // keys are used this long while the issuer does not answer
+	retryAfter   = 5 * time.Second // between two reads because of unknown keys or failures
+	maxKeySet    = 1 << 20         // bytes
+	maxKeys      = 100
+	minRSABits   = 2048
+	fetchTimeout = 5 * time.Second
+)
+
+// source reads a JWK Set.
+type source func(ctx context.Context) ([]byte, error)
+
+func newSource(t config.TrustedIssuer, clients Clients) (source, error) {
+	u, err := url.Parse(t.JWKS)
+	if err != nil {
+		return nil, fmt.Errorf("parse jwks: %w", err)
+	}
+	switch {
+	case u.Scheme == "file" && u.Host == "" && u.Path != "":
+		return func(context.Context) ([]byte, error) { return readFile(u.Path) }, nil
+	case u.Scheme == "https" && u.Host != "", u.Scheme == "http" && u.Host != "" && t.Local:
+		client := clients.Outbound
+		if t.Local {
+			client = clients.Local
+		}
+		if client == nil {
+			return nil, errors.New("no HTTP client to read jwks with")
+		}
+		return func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, t.JWKS) }, nil
+	}
+	return nil, errors.New("jwks must be an https URL, a file:///path, or http on loopback for a local issuer")
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f)
+}
+
+func fetch(ctx context.Context, client *http.Client, target string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return readAll(resp.Body)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxKeySet+1))
+	if err == nil && len(b) > maxKeySet {
+		err = fmt.Errorf("key set larger than %d bytes", maxKeySet)
+	}
+	return b, err
+}
+
+// LoopbackClient reaches loopback addresses only, follows no redirect and uses no
+// proxy. It is for issuers that run beside the service in development.
+func LoopbackClient() *http.Client {
+	dialer := &net.Dialer{Timeout: fetchTimeout}
+	return &http.Client{
+		Timeout: fetchTimeout,
+		Transport: &http.Transport{
+			MaxIdleConnsPerHost: 1,
+			IdleConnTimeout:     time.Minute,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				host, port, err := net.SplitHostPort(addr)
+				if err != nil {
+					return nil, err
+				}
+				if host == "localhost" {
+					host = "127.0.0.1"
+				}
+				if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+					return nil, fmt.Errorf("dial %s: a local issuer must be on loopback", host)
+				}
+				return dialer.DialContext(ctx, network, net.JoinHostPort(host, port))
+			},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+type key struct {
+	id, alg string
+	public  any
+}
+
+// keySet caches one issuer's keys. It is read again after refreshAfter, and at once
+// when a token names a key it does not hold, but not more often than retryAfter.
+type keySet struct {
+	read source
+	now  func() time.Time
+
+	mu      sync.RWMutex
+	keys    []key
+	fetched time.Time // when keys were read
+
+	reading sync.Mutex // held while reading; guards tried and failure
+	tried   time.Time
+	failure error
+}
+
+func newKeySet(read source, now func() time.Time) *keySet { return &keySet{read: read, now: now} }
+
+// find is the key with that id and algorithm. Without a kid the set must hold
+// exactly one key for the algorithm.
+func (s *keySet) find(ctx context.Context, kid, alg string) (any, error) {
+	k, held, age := s.lookup(kid, alg)
+	if k != nil && age < refreshAfter {
+		return k, nil
+	}
+	err := s.refresh(ctx, held, k == nil || age >= staleAfter)
+	if k, _, age = s.lookup(kid, alg); k != nil && age < staleAfter {
+		return k, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil, ErrUnknownKey
+}
+
+func (s *keySet) lookup(kid, alg string) (found any, fetched time.Time, age time.Duration) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n := 0
+	for _, k := range s.keys {
+		if k.alg == alg && (kid == "" || k.id == kid) {
+			found = k.public
+			n++
+		}
+	}
+	if n != 1 {
+		found = nil
+	}
+	return found, s.fetched, s.now().Sub(s.fetched)
+}
+
+// refresh reads the set again unless somebody did since held, or tried just now.
+// Without wait it leaves the work to whoever is at it already.
+func (s *keySet) refresh(ctx context.Context, held time.Time, wait bool) error {
+	if wait {
+		s.reading.Lock()
+	} else if !s.reading.TryLock() {
+		return nil
+	}
+	defer s.reading.Unlock()
+	s.mu.RLock()
+	newer := s.fetched.After(held)
+	s.mu.RUnlock()
+	if newer {
+		return nil
+	}
+	now := s.now()
+	if !s.tried.IsZero() && now.Sub(s.tried) < retryAfter {
+		return s.failure
+	}
+	s.tried = now
+	b, err := s.read(ctx)
+	var keys []key
+	if err == nil {
+		keys, err = parseKeySet(b)
+	}
+	if s.failure = err; err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.keys, s.fetched = keys, now
+	s.mu.Unlock()
+	return nil
+}
+
+// parseKeySet reads the verification keys of a JWK Set (RFC 7517 section 5). Keys
+// for other uses and of other kinds are passed over, as the RFC asks; a private
+// key, a doubled kid or a weak key fails the set.
+func parseKeySet(b []byte) ([]key, error) {
+	var set struct {
+		Keys []jsontext.Value `json:"keys"`
+	}
+	if err := json.Unmarshal(b, &set); err != nil {
+		return nil, fmt.Errorf("parse key set: %w", err)
+	}
+	if len(set.Keys) > maxKeys {
+		return nil, fmt.Errorf("parse key set: more than %d keys", maxKeys)
+	}
+	var keys []key
+	seen := map[string]bool{}
+	for _, raw := range set.Keys {
+		k, ok, err := parseKey(raw)
+		if err != nil {
+			return nil, fmt.Errorf("parse key set: %w", err)
+		}
+		if !ok {
+			continue
+		}
+		if seen[k.id] {
+			return nil, fmt.Errorf("parse key set: kid %q appears twice", k.id)
+		}
+		seen[k.id] = true
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func parseKey(raw jsontext.Value) (k key, ok bool, err error) {
+	var meta struct {
+		KeyType   string         `json:"kty"`
+		Use       string         `json:"use"`
+		KeyOps    []string       `json:"key_ops"`
+		Algorithm string         `json:"alg"`
+		Private   jsontext.Value `json:"d"`
+		Secret    jsontext.Value `json:"k"`
+	}
+	if err := json.Unmarshal(raw, &meta); err != nil {
+		return key{}, false, err
+	}
+	if meta.Private != nil || meta.Secret != nil {
+		return key{}, false, errors.New("it holds a private or symmetric key: publish public keys only, and replace this one")
+	}
+	if meta.Use != "" && meta.Use != "sig" || len(meta.KeyOps) > 0 && !strings.Contains(strings.Join(meta.KeyOps, " "), "verify") {
+		return key{}, false, nil
+	}
+	var j jose.JSONWebKey
+	if err := j.UnmarshalJSON(raw); err != nil {
+		return key{}, false, nil // a kind of key we do not know
+	}
+	k = key{id: j.KeyID, public: j.Key}
+	switch p := j.Key.(type) {
+	case *rsa.PublicKey:
+		if p.N.BitLen() < minRSABits {
+			return key{}, false, fmt.Errorf("RSA key %q has fewer than %d bits", j.KeyID, minRSABits)
+		}
+		k.alg = string(jose.RS256)
+	case *ecdsa.PublicKey:
+		if p.Curve != elliptic.P256() {
+			return key{}, false, nil
+		}
+		k.alg = string(jose.ES256)
+	case ed25519.PublicKey:
+		k.alg = string(jose.EdDSA)
+	default:
+		return key{}, false, nil
+	}
+	return k, meta.Algorithm == "" || meta.Algorithm == k.alg, nil
+}

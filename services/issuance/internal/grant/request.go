@@ -1,0 +1,222 @@
+package grant
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events"
+)
+
+// Grant types.
+const (
+	GrantJWTBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+	GrantExchange  = "urn:ietf:params:oauth:grant-type:token-exchange"
+)
+
+// Token types (RFC 8693 section 3).
+const (
+	TypeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+	TypeIDToken     = "urn:ietf:params:oauth:token-type:id_token"
+	TypeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+)
+
+const (
+	maxBody     = 64 << 10
+	maxScopes   = 64
+	maxTargets  = 16
+	maxTextSize = 256 // bytes of task, purpose and the other context parameters
+)
+
+// Request is a token request that is well formed. Proof and Parent are secrets.
+type Request struct {
+	Grant       string
+	Proof       string // attestation of the workload that will hold the credential
+	Parent      string // access token that is exchanged; empty for the first grant
+	Ask         Ask
+	Task        string
+	Purpose     string
+	Environment string
+	Sensitivity string
+	Tenant      string // which of several bindings; optional
+	ClientID    string // which of several identities; optional
+	Traceparent string
+}
+
+// ReadRequest reads a token request from its form body. Parameters in the query are
+// refused, doubled ones too (RFC 6749 section 3.2), except audience and resource,
+// which may be repeated (RFC 8693 section 2.1, RFC 8707 section 2).
+func ReadRequest(r *http.Request) (Request, *Error) {
+	form, e := readForm(r)
+	if e != nil {
+		return Request{}, e
+	}
+	q := Request{Grant: form.Get("grant_type"), Traceparent: r.Header.Get("Traceparent")}
+	switch q.Grant {
+	case GrantJWTBearer:
+		if q.Proof = form.Get("assertion"); q.Proof == "" {
+			return q, refuse(InvalidRequest, "assertion is missing: send an OIDC token of a trusted issuer")
+		}
+	case GrantExchange:
+		if e := exchangeTokens(&q, form); e != nil {
+			return q, e
+		}
+	case "":
+		return q, refuse(InvalidRequest, "grant_type is missing: use %s or %s", GrantJWTBearer, GrantExchange)
+	default:
+		return q, refuse(UnsupportedGrantType, "use %s or %s", GrantJWTBearer, GrantExchange)
+	}
+	return q, readContext(&q, form)
+}
+
+func readForm(r *http.Request) (url.Values, *Error) {
+	if r.URL.RawQuery != "" {
+		return nil, refuse(InvalidRequest, "send the parameters in the body, not in the URL")
+	}
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
+		return nil, refuse(InvalidRequest, "the Content-Type must be application/x-www-form-urlencoded")
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return nil, refuse(InvalidRequest, "the body could not be read")
+	}
+	if len(body) > maxBody {
+		return nil, refuse(InvalidRequest, "the body is larger than %d bytes", maxBody)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, refuse(InvalidRequest, "the body is not a valid form")
+	}
+	for name, values := range form {
+		if len(values) > 1 && name != "audience" && name != "resource" {
+			return nil, refuse(InvalidRequest, "parameter %s is sent more than once", clip(name))
+		}
+	}
+	return form, nil
+}
+
+func exchangeTokens(q *Request, form url.Values) *Error {
+	q.Parent, q.Proof = form.Get("subject_token"), form.Get("actor_token")
+	switch {
+	case q.Parent == "":
+		return refuse(InvalidRequest, "subject_token is missing: send the Lanyard access token that is to be exchanged")
+	case form.Get("subject_token_type") != TypeAccessToken:
+		return refuse(InvalidRequest, "subject_token_type must be %s", TypeAccessToken)
+	case q.Proof == "":
+		return refuse(InvalidRequest, "actor_token is missing: send an OIDC token of the acting workload")
+	}
+	switch form.Get("actor_token_type") {
+	case TypeJWT, TypeIDToken:
+	default:
+		return refuse(InvalidRequest, "actor_token_type must be %s or %s", TypeJWT, TypeIDToken)
+	}
+	switch form.Get("requested_token_type") {
+	case "", TypeAccessToken, TypeJWT:
+	default:
+		return refuse(InvalidRequest, "requested_token_type must be %s", TypeAccessToken)
+	}
+	return nil
+}
+
+func readContext(q *Request, form url.Values) *Error {
+	for _, p := range []struct {
+		name string
+		to   *string
+	}{{"task", &q.Task}, {"purpose", &q.Purpose}, {"environment", &q.Environment},
+		{"data_sensitivity", &q.Sensitivity}, {"tenant", &q.Tenant}, {"client_id", &q.ClientID}} {
+		*p.to = form.Get(p.name)
+		if len(*p.to) > maxTextSize {
+			return refuse(InvalidRequest, "parameter %s is longer than %d bytes", p.name, maxTextSize)
+		}
+		if strings.ContainsFunc(*p.to, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\uFFFD' }) {
+			return refuse(InvalidRequest, "parameter %s holds control characters or invalid UTF-8", p.name)
+		}
+	}
+	if q.Tenant != "" && !events.ValidTenant(q.Tenant) {
+		return refuse(InvalidRequest, "tenant must be 1 to 63 characters of a-z, 0-9 and -")
+	}
+	var e *Error
+	if q.Ask.Scope, e = readScope(form.Get("scope")); e != nil {
+		return e
+	}
+	if q.Ask.Audience, e = readTargets(form); e != nil {
+		return e
+	}
+	if s := form.Get("ttl"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 31)
+		if err != nil || n == 0 {
+			return refuse(InvalidRequest, "ttl must be a number of seconds above 0")
+		}
+		q.Ask.TTL = time.Duration(n) * time.Second
+	}
+	return nil
+}
+
+// readScope reads a space-delimited list (RFC 6749 section 3.3) without repeats.
+func readScope(s string) ([]string, *Error) {
+	if s == "" {
+		return nil, nil
+	}
+	var out []string
+	for t := range strings.SplitSeq(s, " ") {
+		if t == "" || strings.ContainsFunc(t, func(r rune) bool { return r < 0x21 || r > 0x7e || r == '"' || r == '\\' }) {
+			return nil, refuse(InvalidScope, "scope must be words of printable ASCII with one space between them")
+		}
+		out = add(out, t)
+	}
+	if len(out) > maxScopes {
+		return nil, refuse(InvalidScope, "more than %d scopes", maxScopes)
+	}
+	return out, nil
+}
+
+// readTargets joins audience and resource: both name where the token is to be used.
+func readTargets(form url.Values) ([]string, *Error) {
+	var out []string
+	for _, r := range form["resource"] {
+		if u, err := url.Parse(r); r != "" && (err != nil || !u.IsAbs() || u.Fragment != "") {
+			return nil, refuse(InvalidTarget, "resource must be an absolute URI without fragment")
+		}
+	}
+	for _, t := range append(form["audience"], form["resource"]...) {
+		if len(t) > maxTextSize {
+			return nil, refuse(InvalidTarget, "an audience is longer than %d bytes", maxTextSize)
+		}
+		if t != "" {
+			out = add(out, t)
+		}
+	}
+	if len(out) > maxTargets {
+		return nil, refuse(InvalidTarget, "more than %d audiences", maxTargets)
+	}
+	return out, nil
+}
+
+func add(list []string, s string) []string {
+	for _, x := range list {
+		if x == s {
+			return list
+		}
+	}
+	return append(list, s)
+}
+
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+// asError makes an *Error of anything.
+func asError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Code: ServerError, Reason: "the request could not be decided; the operator's log says why", cause: err}
+}

@@ -1,0 +1,103 @@
+// Package issuance is the service that knows every identity and mints every token:
+// the registry, the policy decision, the OAuth endpoints and the signing key.
+//
+// A token is handed out only after the log holds it with everything it hangs from.
+// Nothing is minted under a dead handle: the process's guard hears of revocations
+// first, a ledger folded from the log never forgets them, and a token that loses the
+// race is refused by every guard because it carries the dead handle.
+package issuance
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/internal/state"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/api"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/signing"
+)
+
+// Name of the service and of its durable consumer.
+const Name = "issuance"
+
+const (
+	defaultTTL   = 5 * time.Minute
+	ceilingTTL   = 15 * time.Minute
+	defaultDepth = 4
+)
+
+// New builds the service. It needs all of Env but Outbound, which is needed as soon as
+// a trusted issuer is not local and not a file.
+func New(env service.Env) (service.Service, error) { return build(env, nil) }
+
+// build is New with a failpoint for tests, see grant.Config.
+func build(env service.Env, failpoint func()) (service.Service, error) {
+	cfg := env.Config.Issuance
+	issuer, err := url.Parse(env.Config.Issuer.URL)
+	if err != nil || issuer.Scheme == "" || issuer.Host == "" || issuer.RawQuery != "" || issuer.Fragment != "" {
+		return service.Service{}, fmt.Errorf("build issuance: issuer.url %q must be an absolute URL without query and fragment", env.Config.Issuer.URL)
+	}
+	if env.Namer == nil || env.Keys == nil || env.Guard == nil {
+		return service.Service{}, fmt.Errorf("build issuance: it needs the lineage key, the signing keys and a guard")
+	}
+	verifier, err := attest.New(cfg.Trusted, env.Config.Issuer.URL, attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, env.Now)
+	if err != nil {
+		return service.Service{}, fmt.Errorf("build issuance: %w", err)
+	}
+	identities := state.NewEntities(env.Bus, env.State, "identity", registry.Fold)
+	index := registry.NewIndex(env.State, env.Bus, env.Namer, env.Now)
+	dead := ledger.New()
+	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now}
+	minter := &grant.Minter{Config: grant.Config{
+		Issuer: env.Config.Issuer.URL, Issuers: verifier.Issuers(),
+		TTL:      min(cmp.Or(time.Duration(cfg.TTL), defaultTTL), ceilingTTL),
+		MaxTTL:   min(cmp.Or(time.Duration(cfg.MaxTTL), ceilingTTL), ceilingTTL),
+		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth),
+		Attester: verifier, Bindings: index, Identities: identities, Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
+		Namer: env.Namer, Policy: grant.Builtin{}, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
+		Failpoint: failpoint,
+	}}
+	mux := http.NewServeMux()
+	oauth := &grant.Server{Mint: minter.Mint, JWKS: env.Keys.JWKS, Issuer: issuer, Now: env.Now}
+	if err := oauth.Register(mux, env.Metrics); err != nil {
+		return service.Service{}, fmt.Errorf("build issuance: %w", err)
+	}
+	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Dead: dead, Namer: env.Namer,
+		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
+	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
+	return service.Service{
+		Name:     Name,
+		Handlers: append(reg.Handlers(), stages.Handlers()...),
+		Tasks: []service.Task{
+			{Name: "inventory", Run: func(ctx context.Context) error { return env.State.Follow(ctx, env.Bus, index.View()) }},
+			{Name: "ledger", Run: func(ctx context.Context) error { return dead.Run(ctx, env.Bus) }},
+		},
+		Publishes: []string{
+			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
+			events.TypeCredentialRequested, events.TypeCredentialIssued, events.TypeCredentialDenied,
+			events.TypeDelegationCreated, events.TypeTokenExchanged,
+		},
+		HTTP: mux,
+	}, nil
+}
+
+// sampled keeps strangers who knock from filling the log: ten alike a second are
+// written, then every hundredth.
+func sampled(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Second, 10, 100)
+	}))
+}
