@@ -6,9 +6,6 @@ package operator
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -49,40 +46,18 @@ type Credential struct {
 // String hides the key.
 func (c Credential) String() string { return "operator credential of " + c.Subject + " (REDACTED)" }
 
-// Create makes a credential, or reads the one at path, and writes it with the
-// current addresses. It returns the public key set to configure as Issuer's.
-func Create(path, audience, tokenEndpoint string) (Credential, error) {
-	c, err := Load(path)
-	if errors.Is(err, os.ErrNotExist) {
-		priv, kerr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if kerr != nil {
-			return c, fmt.Errorf("make operator key: %w", kerr)
-		}
-		key := jose.JSONWebKey{Key: priv, Algorithm: string(jose.ES256), Use: "sig"}
-		tp, kerr := key.Thumbprint(crypto.SHA256)
-		if kerr != nil {
-			return c, fmt.Errorf("name operator key: %w", kerr)
-		}
-		key.KeyID = "op-" + hex.EncodeToString(tp[:8])
-		c = Credential{Issuer: Issuer, Subject: Subject, Key: key}
-	} else if err != nil {
-		return c, err
+// Write writes the credential file of the first operator: the private key of the
+// key ring (a JWK) and where to use it.
+func Write(path, privateJWK, audience, tokenEndpoint string) (Credential, error) {
+	c := Credential{Issuer: Issuer, Subject: Subject, Audience: audience, Token: tokenEndpoint}
+	if err := json.Unmarshal([]byte(privateJWK), &c.Key); err != nil {
+		return c, errors.New("write operator credential: the key ring's operator key is not a JWK")
 	}
-	c.Audience, c.Token = audience, tokenEndpoint
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return c, fmt.Errorf("encode operator credential: %w", err)
 	}
 	return c, writeFile(path, b, 0o600)
-}
-
-// WriteJWKS writes the public half as a JWK Set for the configuration of issuance.
-func (c Credential) WriteJWKS(path string) error {
-	b, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{c.Key.Public()}})
-	if err != nil {
-		return fmt.Errorf("encode operator key set: %w", err)
-	}
-	return writeFile(path, b, 0o644)
 }
 
 // Load reads a credential.
