@@ -52,7 +52,7 @@ type Feed interface {
 	Subscribe(ctx context.Context, f func(Message)) error
 	// Fill calls f for every stored message with sequence >= from, in order, up to
 	// what was stored when it was called, and returns the last stored sequence. It
-	// fails when it could not read up to there. The data is not used after f returns.
+	// fails when it could not read up to there. Each message is f's to keep.
 	Fill(ctx context.Context, from uint64, f func(Message) error) (last uint64, err error)
 	// Answer delivers a receipt or presence event durably.
 	Answer(ctx context.Context, e events.Event) error

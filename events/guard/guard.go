@@ -7,14 +7,29 @@
 package guard
 
 import (
-	"context"
+	"cmp"
 	"crypto/ed25519"
-	"net/http"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/token"
 )
+
+// Defaults of Config.
+const (
+	DefaultLease    = 15 * time.Second
+	DefaultLeeway   = 5 * time.Second
+	DefaultPresence = 5 * time.Second
+)
+
+// skew is how far the clocks of a heartbeat's sender and of a guard may be apart
+// before the lease gets shorter.
+const skew = time.Second
 
 // Config of a guard. Point, Tenant, Issuer, Audience, Keys, FeedKey and Feed are required.
 type Config struct {
@@ -33,70 +48,127 @@ type Config struct {
 	// must not block. Optional.
 	Denied func(Denial)
 	Now    func() time.Time // default time.Now
+	// Boot reads the clock that leases are measured by: it never goes back and
+	// counts suspend. Default CLOCK_BOOTTIME.
+	Boot func() time.Duration
 }
-
-// Denial is the honest reason, for the operator's log.
-type Denial struct {
-	Code       string        // see the Code constants
-	Reason     string        // for people
-	Claims     *token.Claims // nil when the signature did not verify
-	Revocation string        // id, when the lineage was revoked
-	By         string
-	At         time.Time // when the revocation took effect
-	Handle     lineage.Handle
-}
-
-// Error implements error. Its text is safe to show to the caller: it names the
-// RFC 6750 error only.
-func (d *Denial) Error() string { panic("being built") }
-
-// Codes of denials.
-const (
-	CodeMissing    = "missing_token"
-	CodeMalformed  = "malformed_token"
-	CodeSignature  = "bad_signature"
-	CodeUnknownKey = "unknown_key"
-	CodeIssuer     = "wrong_issuer"
-	CodeAudience   = "wrong_audience"
-	CodeExpired    = "expired"
-	CodeNotYet     = "not_yet_valid"
-	CodeRevoked    = "revoked"
-	CodeFrozen     = "frozen"
-	CodeStale      = "stale"            // the guard's lease ran out: it cannot know
-	CodeBinding    = "binding_mismatch" // sender constraint not met
-	CodeScope      = "insufficient_scope"
-	CodeLineage    = "bad_lineage"
-)
 
 // Guard is safe for concurrent use.
-type Guard struct{}
+type Guard struct {
+	cfg     Config
+	signer  token.Signer // of receipts
+	jwk     string       // its public key
+	set     *killSet
+	replays replays
 
-// New checks the configuration; Run starts it.
-func New(cfg Config) (*Guard, error) { panic("being built") }
+	leaseEnd atomic.Int64 // on the boot clock, nanoseconds; 0: closed
+	ready    chan struct{}
+	running  atomic.Bool
+	answers  answers
 
-// Run follows the feed, answers with receipts and states its presence until ctx
-// ends. Before it caught up for the first time the guard denies everything.
-func (g *Guard) Run(ctx context.Context) error { panic("being built") }
-
-// Ready is closed when the guard has caught up and its lease is valid for the first time.
-func (g *Guard) Ready() <-chan struct{} { panic("being built") }
-
-// Request is what a decision is made of beside the token.
-type Request struct {
-	Token  string
-	Scopes []string      // all are required
-	HTTP   *http.Request // for the sender constraint; nil when the token must not be bound
-	// MinSequence asks for an answer at least as fresh as this sequence of the kill
-	// feed, for a caller that knows of a revocation there. 0 asks for nothing.
-	MinSequence uint64
+	saving sync.Mutex // held while the state file is written; taken before mu
+	mu     sync.Mutex
+	pos    position
 }
 
-// Check decides. A nil error means allowed; otherwise it is a *Denial.
-func (g *Guard) Check(ctx context.Context, r Request) (token.Claims, error) { panic("being built") }
+// position is where the guard stands in the feed. Only the follower changes it.
+type position struct {
+	// state is what must not be forgotten. It moves on only while the feed is
+	// trusted; the state file may be behind it.
+	state     persisted
+	fresh     bool   // there was no state before this start
+	trusted   bool   // the feed is not older than state
+	applied   uint64 // every message up to here that still exists is applied
+	lastEntry uint64 // sequence of the newest entry applied
+	filledTo  uint64 // a fill reached up to here
+	newest    *mark  // the entry at lastEntry
 
-// Dead reports whether any handle is revoked or frozen now, and by which entry.
-// It does not look at the lease.
-func (g *Guard) Dead(lin []lineage.Handle) (Entry, bool) { panic("being built") }
+	beatTime time.Time // signed time of the newest heartbeat that renewed the lease
+	beatBoot time.Duration
+	beaten   bool
+	ignored  uint64
+
+	savedEpoch uint64 // in the state file
+	problem    string // what keeps the guard from being fresh
+	answering  string // what keeps receipts from being delivered
+	attending  string // what keeps presence from being delivered
+}
+
+// advance states that every stored message up to seq is applied.
+func (p *position) advance(seq uint64) {
+	p.applied = max(p.applied, seq)
+	if p.trusted {
+		p.state.Sequence = p.applied
+		if p.newest != nil {
+			p.state.Newest = p.newest
+		}
+	}
+}
+
+// New checks the configuration, reads the state file or makes it; Run starts the guard.
+func New(cfg Config) (*Guard, error) {
+	switch {
+	case cfg.Point == "", cfg.Issuer == "", cfg.Audience == "":
+		return nil, errors.New("make guard: point, issuer and audience are required")
+	case !events.ValidTenant(cfg.Tenant):
+		return nil, fmt.Errorf("make guard: %w: %q", events.ErrBadTenant, cfg.Tenant)
+	case cfg.Keys == nil, cfg.Feed == nil, len(cfg.FeedKey) != ed25519.PublicKeySize:
+		return nil, errors.New("make guard: keys, feed and the feed's key are required")
+	case cfg.Lease < 0, cfg.Leeway < 0, cfg.Presence < 0:
+		return nil, errors.New("make guard: lease, leeway and presence must not be negative")
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = DefaultLease
+	}
+	if cfg.Leeway == 0 {
+		cfg.Leeway = DefaultLeeway
+	}
+	if cfg.Presence == 0 {
+		cfg.Presence = DefaultPresence
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Boot == nil {
+		cfg.Boot = bootClock()
+	}
+	state, fresh, err := load(cfg.StateFile, cfg.Point)
+	if err != nil {
+		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
+	}
+	signer, err := token.NewSigner("", ed25519.NewKeyFromSeed(state.Seed))
+	if err != nil {
+		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
+	}
+	jwk, err := signer.Key().JWK()
+	if err != nil {
+		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
+	}
+	return &Guard{
+		cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(),
+		ready: make(chan struct{}), answers: newAnswers(),
+		pos: position{state: state, fresh: fresh, savedEpoch: state.Epoch, problem: "has not caught up yet"},
+	}, nil
+}
+
+// Ready is closed when the guard has caught up and its lease is valid for the first time.
+func (g *Guard) Ready() <-chan struct{} { return g.ready }
+
+// Block refuses handles on the word of the process itself, as a local kill switch
+// or from a copy of the set kept elsewhere. Like every revocation it is final until
+// the entry's retention is over. Entries that are not a revoke or freeze are errors.
+func (g *Guard) Block(entries iter.Seq[Entry]) error {
+	for e := range entries {
+		if err := e.check(); err != nil {
+			return fmt.Errorf("block handle: %w", err)
+		}
+		if e.Mode == events.ModeLift {
+			return fmt.Errorf("block handle: %w: a lift", ErrEntry)
+		}
+		g.set.apply(e)
+	}
+	return nil
+}
 
 // Status is where the guard stands.
 type Status struct {
@@ -114,13 +186,39 @@ type Status struct {
 }
 
 // Status is where the guard stands now.
-func (g *Guard) Status() Status { panic("being built") }
-
-// Middleware guards next: it answers RFC 6750 errors itself and puts the claims
-// into the request's context, see FromContext.
-func (g *Guard) Middleware(scopes ...string) func(next http.Handler) http.Handler {
-	panic("being built")
+func (g *Guard) Status() Status {
+	g.mu.Lock()
+	p := g.pos
+	g.mu.Unlock()
+	s := Status{
+		Point: g.cfg.Point, Fresh: g.fresh(), Epoch: p.state.Epoch, Sequence: p.applied, Entries: g.set.size(),
+		Problem: p.problem, LastEntry: p.lastEntry, Ignored: p.ignored,
+	}
+	if p.beaten {
+		s.Age = g.cfg.Boot() - p.beatBoot
+	}
+	if s.Problem == "" && !s.Fresh {
+		s.Problem = "no heartbeat of the kill feed within the lease"
+	}
+	s.Problem = cmp.Or(s.Problem, p.answering, p.attending)
+	return s
 }
 
-// FromContext is the claims that Middleware verified.
-func FromContext(ctx context.Context) (token.Claims, bool) { panic("being built") }
+// fresh reports whether the lease is valid: the end itself is outside.
+func (g *Guard) fresh() bool {
+	end := g.leaseEnd.Load()
+	return end != 0 && int64(g.cfg.Boot()) < end
+}
+
+// update changes the position.
+func (g *Guard) update(f func(p *position)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f(&g.pos)
+}
+
+func (g *Guard) position() position {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pos
+}

@@ -8,6 +8,8 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Key is a verification key with its pinned algorithm.
@@ -52,6 +54,9 @@ func (s KeySet) Key(kid string) (Key, bool) {
 	return k, ok
 }
 
+// KeyIDs is the ids of the keys, sorted.
+func (s KeySet) KeyIDs() []string { return slices.Sorted(maps.Keys(s)) }
+
 // NewKeySet makes a set of keys. Later keys replace earlier ones with the same ID.
 func NewKeySet(keys ...Key) KeySet {
 	s := make(KeySet, len(keys))
@@ -63,6 +68,14 @@ func NewKeySet(keys ...Key) KeySet {
 
 // verify reports whether sig is the one canonical signature over input.
 func (k Key) verify(input string, sig []byte) bool {
+	if k.Algorithm == ES256 && (len(sig) != 64 || bytes.Compare(sig[32:], halfOrder[:]) > 0) {
+		return false
+	}
+	return k.verifyAny(input, sig)
+}
+
+// verifyAny also takes the higher value of an ECDSA s.
+func (k Key) verifyAny(input string, sig []byte) bool {
 	if len(sig) != 64 {
 		return false
 	}
@@ -70,7 +83,7 @@ func (k Key) verify(input string, sig []byte) bool {
 	case ed25519.PublicKey:
 		return k.Algorithm == EdDSA && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, []byte(input), sig)
 	case *ecdsa.PublicKey:
-		return k.Algorithm == ES256 && bytes.Compare(sig[32:], halfOrder[:]) <= 0 && verifyES256(pub, input, sig)
+		return k.Algorithm == ES256 && verifyES256(pub, input, sig)
 	}
 	return false
 }

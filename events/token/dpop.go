@@ -1,0 +1,93 @@
+package token
+
+import (
+	"fmt"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// TypProof is the typ of a DPoP proof (RFC 9449 section 4.2).
+const TypProof = "dpop+jwt"
+
+// Proof is a DPoP proof whose signature verified with the key it carries.
+type Proof struct {
+	Thumbprint string // RFC 7638, of the key that signed; compare it with cnf.jkt
+	ID         string // jti
+	Method     string // htm
+	URL        string // htu
+	IssuedAt   int64  // iat, seconds since 1970
+	AccessHash string // ath: base64url SHA-256 of the access token's text
+}
+
+// OpenProof reads a DPoP proof and makes the checks of RFC 9449 section 4.3 that need
+// nothing but the proof: one well-formed JWT, all required claims (ath among them),
+// typ, an asymmetric algorithm we know, a public key in jwk that verifies the
+// signature. Whoever calls it compares method, URL, time, token hash and thumbprint,
+// and refuses a jti seen before.
+//
+// Proofs come from any client's library, so the header may also hold a kid, which
+// is ignored, and either value of an ECDSA s is taken.
+func OpenProof(raw string) (Proof, error) {
+	p, err := split(raw)
+	if err != nil {
+		return Proof{}, fmt.Errorf("open proof: %w", err)
+	}
+	var typ, alg, kid string
+	var key Key
+	err = object(reader(p.header), func(d *jsontext.Decoder, name string) error {
+		switch name {
+		case "typ":
+			return text(d, &typ)
+		case "alg":
+			return text(d, &alg)
+		case "kid":
+			return text(d, &kid)
+		case "jwk":
+			v, err := d.ReadValue()
+			if err != nil {
+				return err
+			}
+			key, err = ParseJWK(v)
+			return err
+		}
+		return fmt.Errorf("member %q", clip(name))
+	}, true)
+	switch {
+	case err != nil:
+		return Proof{}, fmt.Errorf("open proof: %w: %w", ErrHeader, err)
+	case typ != TypProof:
+		return Proof{}, fmt.Errorf("open proof: %w: %q", ErrType, clip(typ))
+	case key.Public == nil:
+		return Proof{}, fmt.Errorf("open proof: %w: no jwk", ErrHeader)
+	case alg != key.Algorithm:
+		return Proof{}, fmt.Errorf("open proof: %w: %q", ErrAlgorithm, clip(alg))
+	case !key.verifyAny(p.signed, p.signature):
+		return Proof{}, fmt.Errorf("open proof: %w", ErrSignature)
+	}
+	var out Proof
+	if out.Thumbprint, err = key.Thumbprint(); err != nil {
+		return Proof{}, fmt.Errorf("open proof: %w", err)
+	}
+	err = object(reader(p.payload), func(d *jsontext.Decoder, name string) error {
+		switch name {
+		case "jti":
+			return text(d, &out.ID)
+		case "htm":
+			return text(d, &out.Method)
+		case "htu":
+			return text(d, &out.URL)
+		case "iat":
+			return whole(d, &out.IssuedAt)
+		case "ath":
+			return text(d, &out.AccessHash)
+		}
+		return d.SkipValue()
+	}, true)
+	if err != nil {
+		return Proof{}, fmt.Errorf("open proof: %w: %w", ErrClaims, err)
+	}
+	if out.ID == "" || out.Method == "" || out.URL == "" || out.IssuedAt == 0 || out.AccessHash == "" {
+		return Proof{}, fmt.Errorf("open proof: %w: jti, htm, htu, iat and ath are required", ErrClaims)
+	}
+	return out, nil
+}
