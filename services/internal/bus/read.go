@@ -136,6 +136,7 @@ func (c *Conn) follow(ctx context.Context, stream string, filters []string, from
 	if err != nil {
 		return 0, err
 	}
+	defer c.forget(ctx, stream, cons)
 	it, err := cons.Messages(jetstream.PullMaxMessages(readBatch))
 	if err != nil {
 		return 0, err
@@ -174,6 +175,20 @@ func (c *Conn) follow(ctx context.Context, stream string, filters []string, from
 		if err := f(Stored{Event: e, Subject: m.Subject(), Stream: stream, Sequence: last, Time: meta.Timestamp}); err != nil {
 			return last, &followError{err}
 		}
+	}
+}
+
+// forget removes a follower's consumer. When it cannot, the server does after a
+// while.
+func (c *Conn) forget(ctx context.Context, stream string, cons jetstream.Consumer) {
+	info := cons.CachedInfo()
+	if info == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := c.js.DeleteConsumer(ctx, stream, info.Name); err != nil {
+		c.log.Debug("cannot remove a follower's consumer", zap.String("stream", stream), zap.Error(err))
 	}
 }
 

@@ -170,7 +170,8 @@ func (sub *subscription) supervise(ctx context.Context, consume jetstream.Consum
 	sub.end(consume, alive.C)
 }
 
-// again makes the consumer anew, with back-off; nil when the subscription ends.
+// again makes the consumer anew, with back-off, until the subscription or the
+// connection ends.
 func (sub *subscription) again(ctx context.Context) jetstream.ConsumeContext {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		select {
@@ -179,6 +180,10 @@ func (sub *subscription) again(ctx context.Context) jetstream.ConsumeContext {
 		case <-sub.closing:
 			return closedConsume{}
 		case <-time.After(wait):
+		}
+		if sub.s.c.nc.IsClosed() {
+			sub.stop()
+			return closedConsume{}
 		}
 		sub.s.c.log.Warn("consumer ended; making it again", zap.String("topic", sub.topic))
 		if consume, err := sub.consume(ctx); err == nil {
