@@ -1,0 +1,102 @@
+package graph
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Prune drops what expired more than Grace ago. Running it twice, or in two
+// processes, does no harm: a minute's keys are listed in one set, which goes last.
+func (g *Graph) Prune(ctx context.Context) error {
+	minutes, err := g.redis.SMembers(ctx, minutesKey()).Result()
+	if err != nil {
+		return fmt.Errorf("prune graph: %w", err)
+	}
+	// The whole minute must be past, and no fold of it may be under way.
+	before := minute(g.now().Add(-Grace)) - 1
+	for _, m := range minutes {
+		min, err := strconv.ParseInt(m, 10, 64)
+		if err != nil || min >= before {
+			continue
+		}
+		if err := g.pruneMinute(ctx, min); err != nil {
+			return fmt.Errorf("prune minute %d of graph: %w", min, err)
+		}
+	}
+	return nil
+}
+
+func (g *Graph) pruneMinute(ctx context.Context, min int64) error {
+	handles, err := g.redis.SMembers(ctx, expiryKey(min)).Result()
+	if err != nil {
+		return err
+	}
+	for _, h := range handles {
+		if err := g.pruneHandle(ctx, h, min); err != nil {
+			return err
+		}
+	}
+	_, err = g.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Del(ctx, expiryKey(min))
+		p.SRem(ctx, minutesKey(), min)
+		return nil
+	})
+	return err
+}
+
+func (g *Graph) pruneHandle(ctx context.Context, handle string, min int64) error {
+	ids, err := g.redis.SMembers(ctx, memberKey(handle, min)).Result()
+	if err != nil {
+		return err
+	}
+	fields, err := g.redis.HKeys(ctx, countKey(handle)).Result()
+	if err != nil {
+		return err
+	}
+	var drop []string
+	for page := range slices.Chunk(ids, 500) {
+		keys := make([]string, len(page))
+		for i, id := range page {
+			keys[i] = recordKey(id)
+		}
+		values, err := g.redis.MGet(ctx, keys...).Result()
+		if err != nil {
+			return err
+		}
+		drop = append(drop, keys...)
+		for _, v := range values {
+			var r Record
+			if s, ok := v.(string); ok && json.Unmarshal([]byte(s), &r) == nil {
+				drop = append(drop, hashKey(r.TokenSHA256))
+			}
+		}
+	}
+	named, err := g.Names(ctx, handle)
+	if err != nil {
+		return err
+	}
+	left := 0
+	_, err = g.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, f := range fields {
+			if _, exp := unfield(f); exp/60 <= min {
+				p.HDel(ctx, countKey(handle), f)
+			} else {
+				left++
+			}
+		}
+		for page := range slices.Chunk(drop, 1000) {
+			p.Del(ctx, page...)
+		}
+		if left == 0 && passing(named[handle]) {
+			p.HDel(ctx, namesKey(), handle)
+		}
+		p.Del(ctx, memberKey(handle, min))
+		return nil
+	})
+	return err
+}
