@@ -136,6 +136,8 @@ type Anomaly struct {
 
 // Rotation is due dates and expiry.
 type Rotation struct {
+	// Listen is host:port of the rotations API. Default "127.0.0.1:0".
+	Listen string `yaml:"listen"`
 	// SigningKeyPeriod is how long a token signing key signs. Default 720h.
 	SigningKeyPeriod Duration `yaml:"signing_key_period"`
 	// Prepare is the time between publishing a key and signing with it. Default 10m.

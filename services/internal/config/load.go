@@ -31,7 +31,7 @@ func Default(dataDir string) Config {
 		Intake:   Intake{Listen: anyPort, MaxBody: 8 << 20, ClockSkew: Duration(5 * time.Minute)},
 		Issuance: Issuance{Listen: anyPort, TTL: Duration(5 * time.Minute), MaxTTL: Duration(15 * time.Minute), MaxDepth: 4},
 		Anomaly:  Anomaly{Listen: anyPort},
-		Rotation: Rotation{SigningKeyPeriod: Duration(720 * time.Hour), Prepare: Duration(10 * time.Minute)},
+		Rotation: Rotation{Listen: anyPort, SigningKeyPeriod: Duration(720 * time.Hour), Prepare: Duration(10 * time.Minute)},
 		Revocation: Revocation{Listen: anyPort, Heartbeat: Duration(time.Second), Objective: Duration(time.Minute),
 			Breadth: 50, Cap: 100, FreezeTTL: Duration(time.Hour)},
 		Guard:    Guard{Listen: anyPort, Point: "gateway", Tenant: "lanyard", Lease: Duration(15 * time.Second)},

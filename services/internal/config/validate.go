@@ -115,7 +115,7 @@ func (c Config) validateListeners(p *problems) {
 	}
 	for _, l := range []struct{ field, addr string }{
 		{"intake.listen", c.Intake.Listen}, {"issuance.listen", c.Issuance.Listen},
-		{"anomaly.listen", c.Anomaly.Listen}, {"revocation.listen", c.Revocation.Listen},
+		{"anomaly.listen", c.Anomaly.Listen}, {"rotation.listen", c.Rotation.Listen}, {"revocation.listen", c.Revocation.Listen},
 		{"guard.listen", c.Guard.Listen}, {"debug.listen", c.Debug.Listen},
 	} {
 		if l.addr == "" {
