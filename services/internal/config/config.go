@@ -16,6 +16,11 @@ type Config struct {
 	// only the files it uses; see the table in deploy/.
 	Keys string `yaml:"keys"`
 
+	// Replica is the number of this process among those that run the same service, 0
+	// to 9. Default 0. Two with the same number look like one guard whose key changes,
+	// and the receipts of one of them are refused.
+	Replica int `yaml:"replica"`
+
 	NATS       NATS       `yaml:"nats"`
 	Redis      Redis      `yaml:"redis"`
 	Issuer     Issuer     `yaml:"issuer"`

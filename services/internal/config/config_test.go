@@ -131,6 +131,7 @@ func TestValidateRefuses(t *testing.T) {
 		"redis in the clear":    {func(c *Config) { c.Redis.URL = "redis://10.0.0.1:6379" }, "redis.url", "rediss://"},
 		"redis password":        {func(c *Config) { c.Redis.URL = "rediss://:pw@h:6379" }, "redis.url", "password_file"},
 		"redis scheme":          {func(c *Config) { c.Redis.URL = "http://h:6379" }, "redis.url", "rediss://"},
+		"replica":               {func(c *Config) { c.Replica = 10 }, "replica", "0 to 9"},
 		"replicas":              {func(c *Config) { c.NATS.Replicas = 2 }, "nats.replicas", "1 replica"},
 		"issuer in the clear":   {func(c *Config) { c.Issuer.URL = "http://issuer.example" }, "issuer.url", "https"},
 		"issuer slash":          {func(c *Config) { c.Issuer.URL = "https://issuer.example/" }, "issuer.url", "remove the slash"},

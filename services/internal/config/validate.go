@@ -53,6 +53,9 @@ func (c Config) validateServers(p *problems) {
 	if c.Data == "" {
 		p.add("data", "is empty: state has to be kept somewhere; name a directory")
 	}
+	if c.Replica < 0 || c.Replica > 9 {
+		p.add("replica", "is %d: NATS permissions are made for the replicas 0 to 9; use one of them", c.Replica)
+	}
 	if c.NATS.Replicas != 1 && c.NATS.Replicas != 3 {
 		p.add("nats.replicas", "is %d: streams have 1 replica, or 3 on a cluster", c.NATS.Replicas)
 	}

@@ -5,12 +5,14 @@ package service
 
 import (
 	"context"
+	"crypto/ed25519"
 	"io"
 	"net/http"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/events/token"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/internal/keys"
@@ -32,6 +34,13 @@ type Env struct {
 	Keys     *keys.Ring     // signing and feed keys; only issuance and revocation may hold private ones
 	Namer    *lineage.Namer // nil in services that do not make handles
 	Outbound *http.Client   // the one SSRF-safe client
+
+	// Feed is the kill feed as this process follows it, and IssuerKeys are the token
+	// verification keys, for services that run a guard of their own, see
+	// Service.Points. FeedKey verifies the feed.
+	Feed       guard.Feed
+	IssuerKeys token.Keys
+	FeedKey    ed25519.PublicKey
 }
 
 // Task is a background activity of a service. It ends when ctx ends; any other end
@@ -48,8 +57,20 @@ type Service struct {
 	Exclusive bool // see bus.Spec
 	OnOwn     func(ctx context.Context, acked map[string]uint64) error
 	Tasks     []Task
-	Publishes []string     // event types that tasks and HTTP append besides what handlers emit
-	HTTP      http.Handler // served at config's address for this service; nil: none
+	Publishes []string      // event types that tasks and HTTP append besides what handlers emit
+	Reads     []string      // streams it reads besides the log, the kill feed and those it consumes or produces
+	Sweep     bool          // see bus.Spec
+	Points    []Enforcement // enforcement points it runs beside the process's own guard
+	HTTP      http.Handler  // served at config's address for this service; nil: none
+	// Close releases what New opened. It is called once, after handlers, tasks and
+	// HTTP have ended. Optional.
+	Close func() error
+}
+
+// Enforcement is an enforcement point; its receipts are in the tenant's name.
+type Enforcement struct {
+	Tenant string `json:"tenant"`
+	Point  string `json:"point"`
 }
 
 // Constructor builds a service.
