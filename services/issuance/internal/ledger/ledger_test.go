@@ -1,0 +1,125 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
+)
+
+var t0 = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func stored(t *testing.T, seq uint64, p events.Payload) bus.Stored {
+	t.Helper()
+	e, err := events.New(events.Origin{Source: "/test", Tenant: "acme", Time: t0}, p)
+	require.NoError(t, err)
+	return bus.Stored{Event: e, Sequence: seq}
+}
+
+func handle(b byte) lineage.Handle { return lineage.Handle{b} }
+
+func accepted(h lineage.Handle, rev string, mode events.Mode, until *time.Time) events.RevocationAccepted {
+	return events.RevocationAccepted{Revocation: rev, Handle: h.String(), Mode: mode, Until: until}
+}
+
+func TestDead(t *testing.T) {
+	until := t0.Add(time.Hour)
+	l := ledger.New()
+	for i, p := range []events.Payload{
+		accepted(handle(1), "r1", events.ModeRevoke, nil),
+		accepted(handle(2), "r2", events.ModeFreeze, &until),
+		accepted(handle(3), "r3", events.ModeFreeze, nil),
+		events.RevocationLifted{Revocation: "r3", Handle: handle(3).String()},
+		accepted(handle(4), "r4", events.ModeFreeze, nil),
+		accepted(handle(4), "r5", events.ModeRevoke, nil),
+		events.RevocationLifted{Revocation: "r4", Handle: handle(4).String()},
+		accepted(handle(4), "r6", events.ModeFreeze, &until),
+	} {
+		l.Apply(stored(t, uint64(i+1), p))
+	}
+	for _, c := range []struct {
+		name string
+		h    lineage.Handle
+		at   time.Time
+		rev  string
+	}{
+		{"revoked", handle(1), t0, "r1"},
+		{"revoked, for ever", handle(1), t0.AddDate(50, 0, 0), "r1"},
+		{"frozen", handle(2), t0, "r2"},
+		{"freeze has ended", handle(2), until, ""},
+		{"lifted", handle(3), t0, ""},
+		{"a lift or a later freeze does not undo a revoke", handle(4), t0.AddDate(1, 0, 0), "r5"},
+		{"never named", handle(9), t0, ""},
+	} {
+		_, rev, dead := l.Dead(c.at, handle(8), c.h)
+		require.Equal(t, c.rev, rev, c.name)
+		require.Equal(t, c.rev != "", dead, c.name)
+	}
+	before := l.Size()
+	l.Apply(stored(t, 4, events.RevocationLifted{Handle: handle(1).String()}))
+	require.Equal(t, before, l.Size(), "what was applied is not applied again")
+}
+
+// tail is a log that delivers what it holds and then waits, or fails.
+type tail struct {
+	events []bus.Stored
+	fail   error
+}
+
+func (l tail) LastSequence(context.Context, string, string) (uint64, error) {
+	if len(l.events) == 0 {
+		return 0, nil
+	}
+	return l.events[len(l.events)-1].Sequence, nil
+}
+
+func (l tail) Follow(ctx context.Context, _ string, _ []string, from uint64, f func(bus.Stored) error) error {
+	for _, s := range l.events {
+		if s.Sequence >= from {
+			if err := f(s); err != nil {
+				return err
+			}
+		}
+	}
+	if l.fail != nil {
+		return l.fail
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestReadyOnlyWhenCaughtUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	l := ledger.New()
+	all := []bus.Stored{stored(t, 3, accepted(handle(1), "r1", events.ModeRevoke, nil)), stored(t, 7, events.TrustDeclared{Trust: "acme->globex", To: "globex", Scopes: []string{"s"}, MaxDepth: 2})}
+	broken := errors.New("the link broke")
+	require.ErrorIs(t, l.Run(ctx, half{tail{all, broken}}), broken)
+	require.False(t, l.IsReady(), "half of the past is not enough")
+	go func() { _ = l.Run(ctx, tail{events: all}) }()
+	<-l.Ready()
+	require.EqualValues(t, 7, l.Sequence())
+	trust, ok := l.Trust("acme", "globex")
+	require.True(t, ok)
+	require.Equal(t, 2, trust.MaxDepth)
+	_, ok = l.Trust("globex", "acme")
+	require.False(t, ok, "trust has a direction")
+
+	empty := ledger.New()
+	go func() { _ = empty.Run(ctx, tail{}) }()
+	<-empty.Ready()
+}
+
+// half delivers only the first event of its log before it fails.
+type half struct{ tail }
+
+func (h half) Follow(_ context.Context, _ string, _ []string, _ uint64, f func(bus.Stored) error) error {
+	return errors.Join(f(h.events[0]), h.fail)
+}
