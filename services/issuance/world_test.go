@@ -54,6 +54,8 @@ type world struct {
 	mu    sync.Mutex
 
 	failpoint func()
+	beatStop  context.CancelFunc
+	lease     time.Duration // 0: the default
 }
 
 // idp is an OIDC issuer whose tokens are made by go-jose.
@@ -80,9 +82,12 @@ func (i *idp) token(t *testing.T, sub, aud string, change ...func(map[string]any
 	return out
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, change ...func(*world)) *world {
 	t.Helper()
 	w := &world{t: t, redis: miniredis.RunT(t)}
+	for _, f := range change {
+		f(w)
+	}
 	nats := bustest.Server(t)
 	w.conn = bustest.Connect(t, nats)
 	require.NoError(t, bus.Provision(t.Context(), w.conn, bus.Options{Replicas: 1}))
@@ -119,7 +124,9 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	require.NoError(t, err)
-	tasks.Go(func() { w.beat(ctx) })
+	beating, stop := context.WithCancel(ctx)
+	w.beatStop = stop
+	tasks.Go(func() { w.beat(beating) })
 	tasks.Go(func() { _ = w.guard.Run(ctx) })
 	tasks.Go(func() { _ = w.conn.Run(ctx, bus.Spec{Service: svc.Name, Handlers: svc.Handlers}) })
 	for _, task := range svc.Tasks {
@@ -151,7 +158,7 @@ func (r ringKeys) Key(kid string) (token.Key, bool) { return token.NewKeySet(r.P
 func (w *world) newGuard(feed guard.Feed, point, audience string) *guard.Guard {
 	pub, err := w.ring.FeedPublic()
 	require.NoError(w.t, err)
-	g, err := guard.New(guard.Config{Point: point, Tenant: "lanyard", Issuer: w.url, Audience: audience, Keys: ringKeys{w.ring}, FeedKey: pub, Feed: feed})
+	g, err := guard.New(guard.Config{Point: point, Tenant: "lanyard", Issuer: w.url, Audience: audience, Keys: ringKeys{w.ring}, FeedKey: pub, Feed: feed, Lease: w.lease})
 	require.NoError(w.t, err)
 	return g
 }

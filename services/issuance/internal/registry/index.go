@@ -60,8 +60,9 @@ type cached struct {
 }
 
 const (
-	boundTTL = 2 * time.Second
-	boundMax = 1 << 15
+	boundTTL  = 2 * time.Second
+	boundMax  = 1 << 15
+	boundWait = 3 * time.Second // for Redis, and for the index to catch up
 )
 
 // NewIndex makes an index; its View must be followed.
@@ -172,6 +173,8 @@ func (x *Index) Bound(ctx context.Context, issuer, subject string) ([]Ref, error
 	if ok && now.Before(c.until) {
 		return c.refs, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, boundWait)
+	defer cancel()
 	refs, err := x.readBound(ctx, sum)
 	if err == nil && len(refs) == 0 {
 		if err = x.CatchUp(ctx); err == nil {
