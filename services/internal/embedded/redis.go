@@ -22,6 +22,7 @@ type RedisOptions struct {
 type Redis struct {
 	server   *miniredis.Miniredis
 	password string
+	addr     string
 	stop     chan struct{}
 	stopped  chan struct{}
 }
@@ -44,6 +45,7 @@ func StartRedis(o RedisOptions) (*Redis, error) {
 	if err := r.server.StartAddr(o.Listen); err != nil {
 		return nil, fmt.Errorf("start embedded Redis: %w", err)
 	}
+	r.addr = r.server.Addr()
 	go r.count()
 	return r, nil
 }
@@ -66,11 +68,11 @@ func (r *Redis) count() {
 }
 
 // Addr is host:port.
-func (r *Redis) Addr() string { return r.server.Addr() }
+func (r *Redis) Addr() string { return r.addr }
 
 // URL is the redis:// URL with the password.
 func (r *Redis) URL() secret.Secret {
-	return secret.New("redis://:" + r.password + "@" + r.server.Addr() + "/0")
+	return secret.New("redis://:" + r.password + "@" + r.addr + "/0")
 }
 
 // Flush empties the server, as a lost Redis would be; tests use it.
