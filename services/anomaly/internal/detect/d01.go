@@ -67,24 +67,24 @@ func endedUse(in *Input) (Interval, bool) {
 		return Interval{}, false
 	}
 	for _, h := range a.Lineage {
-		if i, ok := f.Ended(h, in.Time, revokeSkew); ok {
+		if i, ok := f.Ended(HandleName(h), in.Time, revokeSkew); ok {
 			return i, true
 		}
 	}
 	tenant := in.IdentityTenant()
-	try := func(kind, tenant, id string) (Interval, bool) {
-		if id == "" {
-			return Interval{}, false
-		}
-		return f.Ended(NameKey(kind, tenant, id), in.Time, revokeSkew)
+	names := [...]Name{{"credential", tenant, a.Credential}, {"identity", tenant, a.Identity}, {"tenant", tenant, tenant},
+		{}, {}, {}, {}, {}}
+	if !in.Foreign() {
+		names[3], names[4] = Name{"credential", in.Tenant, a.Credential}, Name{"identity", in.Tenant, a.Identity}
 	}
-	names := [][3]string{{"credential", tenant, a.Credential}, {"identity", tenant, a.Identity}, {"identity", in.Tenant, a.Identity}, {"tenant", tenant, tenant}}
-	if in.Reg != nil {
-		names = append(names, [3]string{"identity", in.Tenant, in.Reg.Identity},
-			[3]string{"owner", in.Tenant, in.Reg.Owner}, [3]string{"feature", in.Tenant, in.Reg.Feature})
+	if r := in.Reg; r != nil {
+		names[5], names[6], names[7] = Name{"identity", in.Tenant, r.Identity}, Name{"owner", in.Tenant, r.Owner}, Name{"feature", in.Tenant, r.Feature}
 	}
 	for _, n := range names {
-		if i, ok := try(n[0], n[1], n[2]); ok {
+		if n.ID == "" {
+			continue
+		}
+		if i, ok := f.Ended(n, in.Time, revokeSkew); ok {
 			return i, true
 		}
 	}

@@ -22,8 +22,8 @@ var crossTenantInfo = Info{
 func crossTenant(in *Input, _ *State) *Finding {
 	a := in.Activity
 	own, other := in.IdentityTenant(), a.ResourceTenant
-	if other == "" || other == own || other == in.Tenant {
-		return nil
+	if other == "" || other == own || a.IdentityTenant == "" && !in.Facts.Known(other) {
+		return nil // names of two different kinds cannot be compared
 	}
 	if _, ok := in.Facts.TrustAt(own, other, in.Time); ok {
 		return nil

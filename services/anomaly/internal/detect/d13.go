@@ -22,7 +22,7 @@ var newActionInfo = Info{
 	Catches:     "an agent that calls a tool, or writes to a destination, that this task never used; an identity that takes a sensitive action for the first time",
 	Fields:      []string{"tool", "tool_args_dest", "resource of a deleting tool", "task", "session", "action", "identity.registered tools"},
 	Method:      "per (identity, task): the declared tools and what earlier runs used, once a tool list is declared or 5 runs are known. New write tool or new destination of a write: high. New read tool against a declared list: medium. Without a tool: first use of an action of the sensitive list, unless the registration declares it. What raised an alert becomes usual only when it is used again a day later",
-	StateBytes:  3000,
+	StateBytes:  1700,
 	Explanation: "task {t} used tool {x} for the first time ({n} earlier runs); wrote to {arg}, which no earlier run did",
 	Severity:    events.SeverityHigh,
 	References:  []string{"NHI5", "AML.T0053", "AML.T0051.001", "AML.T0086"},

@@ -19,7 +19,7 @@ var deniedProbeInfo = Info{
 	Catches:     "an identity that tries many different things it may not do",
 	Fields:      []string{"outcome", "action", "resource", "destination"},
 	Method:      "different (action, resource) pairs denied within 10 minutes >= max(5, 4 x own 99th percentile per 5 minutes); repeating one denied call counts once; calls that a cloud service made on the identity's behalf do not count",
-	StateBytes:  1400,
+	StateBytes:  800,
 	Explanation: "{n} different actions were denied between {t1} and {t2}; usual at most {q} in 5 minutes",
 	Severity:    events.SeverityMedium,
 	References:  []string{"NHI5", "T1087.004", "T1580", "T1526"},
@@ -48,9 +48,9 @@ func deniedProbe(in *Input, s *State) *Finding {
 	}
 	return &Finding{
 		Severity: sev,
-		Explanation: fmt.Sprintf("%d different actions or resources were denied to %s between %s and %s, the last one %s on %s; usual is at most %d in 5 minutes (%d earlier intervals with denials), the threshold is %d",
-			c.n, clip(a.Identity), stamp(c.from), stamp(c.to), clip(a.Action), clip(object(a)), usual, s.denied.habit.total, threshold),
-		Value:     fmt.Sprintf("%d different denied calls between %s and %s", c.n, stamp(c.from), stamp(c.to)),
+		Explanation: fmt.Sprintf("%s different actions or resources were denied to %s between %s and %s, the last one %s on %s; usual is at most %d in 5 minutes (%d earlier intervals with denials), the threshold is %d",
+			c.number(), clip(a.Identity), stamp(c.from), stamp(c.to), clip(a.Action), clip(object(a)), usual, s.denied.habit.total, threshold),
+		Value:     fmt.Sprintf("%s different denied calls between %s and %s", c.number(), stamp(c.from), stamp(c.to)),
 		Baseline:  fmt.Sprintf("at most %d different denied calls in 5 minutes, over %d intervals", usual, s.denied.habit.total),
 		Count:     int64(c.n),
 		Threshold: float64(threshold),

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -13,9 +14,10 @@ const (
 	// secretsMin is the number of different secrets that is never normal without a
 	// history of it.
 	secretsMin = 10
-	// batchMin is the number of different batch reads of secrets that stands for at
-	// least as many: services return up to 10 or 20 secrets per batch.
-	batchMin = 3
+	// batchSize is how many secrets a batch read counts as when the record does not
+	// say; services return up to 10 or 20. batchMax bounds what the record says.
+	batchSize = 4
+	batchMax  = 20
 	// objectsMin and objectsHistory guard the rule for other resources.
 	objectsMin     = 50
 	objectsHistory = 24
@@ -26,8 +28,8 @@ var massReadInfo = Info{
 	ID: "D23", Name: "mass_read",
 	Catches:     "an identity that reads many different secrets or objects, or hands out a whole data store in one call",
 	Fields:      []string{"action", "action_class", "resource", "target", "outcome"},
-	Method:      "different secrets read within an hour >= max(10, 4 x own 99th percentile per half hour), or >= 3 different batch reads; other resources >= max(50, 4 x own 99th percentile) once 24 half hours are known; sharing a snapshot, image or bucket outside the tenant. Exact up to 32 values per half hour, linear counting beyond",
-	StateBytes:  2800,
+	Method:      "different secrets read within an hour >= max(10, 4 x own 99th percentile per half hour), a batch read counting as the number that the record states, or 4; other resources >= max(50, 4 x own 99th percentile) once 24 half hours are known; sharing a snapshot, image or bucket outside the tenant. Exact up to 16 values per half hour, linear counting beyond",
+	StateBytes:  1600,
 	Explanation: "{n} different secrets were read between {t1} and {t2}; usual at most {q} in half an hour",
 	Severity:    events.SeverityHigh,
 	References:  []string{"NHI2", "T1555.006", "T1530", "T1619", "T1537"},
@@ -53,34 +55,36 @@ func massRead(in *Input, s *State) *Finding {
 
 func secretsRead(in *Input, s *State) *Finding {
 	a := in.Activity
-	batch, w := in.Tags&TagSecretBatch != 0, &s.secrets
-	if batch {
-		w = &s.batches
+	if s.secrets == nil {
+		s.secrets = &Window{}
 	}
-	if *w == nil {
-		*w = &Window{}
+	w := s.secrets
+	name, n := object(a), 1
+	if in.Tags&TagSecretBatch != 0 {
+		n = batchSize
+		if a.Count > 0 {
+			n = int(min(a.Count, batchMax))
+		}
+		if a.Resource == "" {
+			name = in.ID // the record does not name what was read
+		}
 	}
-	h := Hash("secret", object(a))
-	if batch && a.Resource == "" {
-		h = Hash("batch", in.ID) // the record does not name what was read
+	c := w.add(Hash("secret", name), in.Time, readWidth, in.ID)
+	for i := 1; i < n; i++ {
+		c = w.add(Hash("secret", name, strconv.Itoa(i)), in.Time, readWidth, in.ID)
 	}
-	c := (*w).add(h, in.Time, readWidth, in.ID)
-	past := &(*w).habit
-	usual := past.q99()
-	threshold, unit := max(secretsMin, 4*usual), "different secrets"
-	if batch {
-		threshold, unit = max(batchMin, 4*usual), "different batches of secrets"
-	}
+	usual := w.habit.q99()
+	threshold := max(secretsMin, 4*usual)
 	if c.n < threshold {
 		return nil
 	}
-	(*w).alarm(c, readWidth)
+	w.alarm(c, readWidth)
 	return &Finding{
 		Severity: events.SeverityHigh,
-		Explanation: fmt.Sprintf("%d %s were read by %s between %s and %s, the last one %s with %s; usual is at most %d in half an hour (%d earlier half hours with reads), the threshold is %d",
-			c.n, unit, clip(a.Identity), stamp(c.from), stamp(c.to), clip(object(a)), clip(a.Action), usual, past.total, threshold),
-		Value:     fmt.Sprintf("%d %s between %s and %s", c.n, unit, stamp(c.from), stamp(c.to)),
-		Baseline:  fmt.Sprintf("at most %d in half an hour, over %d half hours", usual, past.total),
+		Explanation: fmt.Sprintf("%s different secrets were read by %s between %s and %s, the last one %s with %s; usual is at most %d in half an hour (%d earlier half hours with reads), the threshold is %d",
+			c.number(), clip(a.Identity), stamp(c.from), stamp(c.to), clip(object(a)), clip(a.Action), usual, w.habit.total, threshold),
+		Value:     fmt.Sprintf("%s different secrets between %s and %s", c.number(), stamp(c.from), stamp(c.to)),
+		Baseline:  fmt.Sprintf("at most %d in half an hour, over %d half hours", usual, w.habit.total),
 		Count:     int64(c.n),
 		Threshold: float64(threshold),
 		Response:  RespondContain,
@@ -102,9 +106,9 @@ func objectsRead(in *Input, s *State) *Finding {
 	s.objects.alarm(c, readWidth)
 	return &Finding{
 		Severity: events.SeverityMedium,
-		Explanation: fmt.Sprintf("about %d different resources were read by %s between %s and %s, the last one %s; usual is at most %d in half an hour (%d earlier half hours), the threshold is %d",
-			c.n, clip(a.Identity), stamp(c.from), stamp(c.to), clip(a.Resource), usual, s.objects.habit.total, threshold),
-		Value:     fmt.Sprintf("about %d different resources between %s and %s", c.n, stamp(c.from), stamp(c.to)),
+		Explanation: fmt.Sprintf("%s different resources were read by %s between %s and %s, the last one %s; usual is at most %d in half an hour (%d earlier half hours), the threshold is %d",
+			c.number(), clip(a.Identity), stamp(c.from), stamp(c.to), clip(a.Resource), usual, s.objects.habit.total, threshold),
+		Value:     fmt.Sprintf("%s different resources between %s and %s", c.number(), stamp(c.from), stamp(c.to)),
 		Baseline:  fmt.Sprintf("at most %d in half an hour, over %d half hours", usual, s.objects.habit.total),
 		Count:     int64(c.n),
 		Threshold: float64(threshold),

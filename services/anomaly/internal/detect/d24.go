@@ -18,7 +18,7 @@ var privescInfo = Info{
 	Catches:     "an identity that makes a principal and gives it rights, gives rights to itself, gives rights to a role and takes that role, or uses a key that another identity made from the same network",
 	Fields:      []string{"action", "target", "resource", "minted_id", "credential", "source_ip", "outcome"},
 	Method:      "automaton over successful create, grant, credential, pass and assume steps about one principal within 1 h: a grant with any other step fires, a grant to oneself fires alone; a minted long-lived credential used from its maker's network within 1 h under another name fires. Silent when the registration declares every action, or when the same chain is usual (first alerted about more than a day ago)",
-	StateBytes:  900,
+	StateBytes:  700,
 	Explanation: "{id} created {x} at {t1} and granted it rights at {t2}",
 	Severity:    events.SeverityHigh,
 	References:  []string{"NHI5", "T1098.001", "T1098.003", "T1548.005"},

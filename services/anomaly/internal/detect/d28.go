@@ -23,7 +23,7 @@ var fanOutInfo = Info{
 	Catches:     "an agent that delegates to an unusual number of others",
 	Fields:      []string{"delegation.created", "from", "identity"},
 	Method:      "different receivers within an hour >= max(20, 4 x own 99th percentile per half hour) once 5 half hours are known, 100 before",
-	StateBytes:  1400,
+	StateBytes:  800,
 	Explanation: "{agent} delegated to {n} others between {t1} and {t2}; usual at most {q} in half an hour",
 	Severity:    events.SeverityMedium,
 	References:  []string{"NHI5", "AML.T0034.002", "AML.T0103"},
@@ -47,9 +47,9 @@ func FannedOut(s *State, tenant, id string, t time.Time, p *events.DelegationCre
 	s.spawned.alarm(c, spawnWidth)
 	return &Finding{
 		Severity: events.SeverityMedium,
-		Explanation: fmt.Sprintf("%s delegated to about %d others between %s and %s; usual is at most %d in half an hour (%d earlier half hours), the threshold is %d",
-			clip(p.From.Identity), c.n, stamp(c.from), stamp(c.to), usual, s.spawned.habit.total, threshold),
-		Value:     fmt.Sprintf("about %d receivers between %s and %s", c.n, stamp(c.from), stamp(c.to)),
+		Explanation: fmt.Sprintf("%s delegated to %s others between %s and %s; usual is at most %d in half an hour (%d earlier half hours), the threshold is %d",
+			clip(p.From.Identity), c.number(), stamp(c.from), stamp(c.to), usual, s.spawned.habit.total, threshold),
+		Value:     fmt.Sprintf("%s receivers between %s and %s", c.number(), stamp(c.from), stamp(c.to)),
 		Baseline:  fmt.Sprintf("at most %d in half an hour, over %d half hours", usual, s.spawned.habit.total),
 		Count:     int64(c.n),
 		Threshold: float64(threshold),

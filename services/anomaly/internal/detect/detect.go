@@ -53,8 +53,17 @@ type Input struct {
 // Prepare fills what an Input derives from its activity.
 func Prepare(id, tenant string, t time.Time, a *events.Activity, f *Facts) *Input {
 	in := &Input{ID: id, Tenant: tenant, Time: t, Activity: a, Facts: f, Tags: TagsOf(a.Action)}
-	in.Reg = f.Registration(tenant, a.Identity)
+	if !in.Foreign() {
+		in.Reg = f.Registration(tenant, a.Identity)
+	}
 	return in
+}
+
+// Foreign reports whether the identity belongs to another tenant of ours than the
+// one that reported the use. Its registration is then not shown to the reporter.
+func (in *Input) Foreign() bool {
+	t := in.Activity.IdentityTenant
+	return t != "" && t != in.Tenant && in.Facts.Known(t)
 }
 
 // IdentityTenant is the tenant the identity belongs to.

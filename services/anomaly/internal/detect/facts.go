@@ -50,11 +50,11 @@ const maxIntervals = 8
 type Facts struct {
 	MaxDepth int // longest delegation chain that policy allows
 
-	regs      map[string]*events.Registration // tenant NUL identity
-	alias     map[string]string               // tenant NUL alias -> identity
-	ended     map[string][]Interval           // handle, or kind ":" tenant "/" id
-	trusts    map[string][]Trust              // from NUL to
-	changes   map[string]time.Time            // tenant NUL object -> last announced change
+	regs      map[pair]*events.Registration // tenant, identity
+	alias     map[pair]string               // tenant, alias -> identity
+	ended     map[Name][]Interval
+	trusts    map[pair][]Trust   // from, to
+	changes   map[pair]time.Time // tenant, object -> last announced change
 	minted    map[string]Minted
 	mintOrder []string
 	tenants   map[string]bool
@@ -62,32 +62,35 @@ type Facts struct {
 
 // NewFacts returns facts of which nothing is known yet.
 func NewFacts(maxDepth int) *Facts {
-	return &Facts{MaxDepth: maxDepth, regs: map[string]*events.Registration{}, alias: map[string]string{},
-		ended: map[string][]Interval{}, trusts: map[string][]Trust{}, changes: map[string]time.Time{},
+	return &Facts{MaxDepth: maxDepth, regs: map[pair]*events.Registration{}, alias: map[pair]string{},
+		ended: map[Name][]Interval{}, trusts: map[pair][]Trust{}, changes: map[pair]time.Time{},
 		minted: map[string]Minted{}, tenants: map[string]bool{}}
 }
 
-func pairKey(a, b string) string { return a + "\x00" + b }
+type pair struct{ a, b string }
 
-// NameKey is how a named thing is found among what was ended.
-func NameKey(kind, tenant, id string) string { return kind + ":" + tenant + "/" + id }
+// Name is what can be ended: a thing by kind, tenant and id, or a handle.
+type Name struct{ Kind, Tenant, ID string }
+
+// HandleName is the name of a handle.
+func HandleName(handle string) Name { return Name{ID: handle} }
 
 // Register notes a registration; a later one replaces it.
 func (f *Facts) Register(tenant string, r events.Registration) {
 	f.tenants[tenant] = true
-	f.regs[pairKey(tenant, r.Identity)] = &r
+	f.regs[pair{tenant, r.Identity}] = &r
 	for _, a := range r.Aliases {
-		f.alias[pairKey(tenant, a)] = r.Identity
+		f.alias[pair{tenant, a}] = r.Identity
 	}
 }
 
 // Registration finds an identity by its id or by an alias; nil when unknown.
 func (f *Facts) Registration(tenant, name string) *events.Registration {
-	if r := f.regs[pairKey(tenant, name)]; r != nil {
+	if r := f.regs[pair{tenant, name}]; r != nil {
 		return r
 	}
-	if id, ok := f.alias[pairKey(tenant, name)]; ok {
-		return f.regs[pairKey(tenant, id)]
+	if id, ok := f.alias[pair{tenant, name}]; ok {
+		return f.regs[pair{tenant, id}]
 	}
 	return nil
 }
@@ -95,8 +98,8 @@ func (f *Facts) Registration(tenant, name string) *events.Registration {
 // Known reports whether the tenant is one of ours.
 func (f *Facts) Known(tenant string) bool { return f.tenants[tenant] }
 
-// End notes that key (a handle or a NameKey) was ended.
-func (f *Facts) End(key string, i Interval) {
+// End notes that the named thing was ended.
+func (f *Facts) End(key Name, i Interval) {
 	list := f.ended[key]
 	for k := range list {
 		if list[k].Revocation != "" && list[k].Revocation == i.Revocation && list[k].Freeze == i.Freeze {
@@ -114,7 +117,7 @@ func (f *Facts) End(key string, i Interval) {
 }
 
 // Lift ends the freezes under key at t; with a revocation id, that one only.
-func (f *Facts) Lift(key, revocation string, t time.Time) {
+func (f *Facts) Lift(key Name, revocation string, t time.Time) {
 	list := f.ended[key]
 	for k := range list {
 		if list[k].Freeze && (revocation == "" || list[k].Revocation == revocation) &&
@@ -126,7 +129,7 @@ func (f *Facts) Lift(key, revocation string, t time.Time) {
 
 // Ended finds the interval under key in which t lies by more than skew; a final end
 // goes before a freeze, then the earlier one.
-func (f *Facts) Ended(key string, t time.Time, skew time.Duration) (Interval, bool) {
+func (f *Facts) Ended(key Name, t time.Time, skew time.Duration) (Interval, bool) {
 	var best Interval
 	found := false
 	for _, i := range f.ended[key] {
@@ -143,7 +146,7 @@ func (f *Facts) Ended(key string, t time.Time, skew time.Duration) (Interval, bo
 // DeclareTrust notes a trust record.
 func (f *Facts) DeclareTrust(t Trust) {
 	f.tenants[t.From], f.tenants[t.To] = true, true
-	k := pairKey(t.From, t.To)
+	k := pair{t.From, t.To}
 	for i, o := range f.trusts[k] {
 		if o.ID == t.ID && o.Since.Equal(t.Since) {
 			t.Ended = o.Ended
@@ -160,7 +163,7 @@ func (f *Facts) EndTrust(id string, t time.Time) {
 	if !ok {
 		return
 	}
-	list := f.trusts[pairKey(from, to)]
+	list := f.trusts[pair{from, to}]
 	for i := range list {
 		if list[i].ID == id && !list[i].Since.After(t) && (list[i].Ended.IsZero() || t.Before(list[i].Ended)) {
 			list[i].Ended = t
@@ -170,7 +173,7 @@ func (f *Facts) EndTrust(id string, t time.Time) {
 
 // TrustAt finds the trust record from one tenant to another that was in force at t.
 func (f *Facts) TrustAt(from, to string, t time.Time) (Trust, bool) {
-	for _, r := range f.trusts[pairKey(from, to)] {
+	for _, r := range f.trusts[pair{from, to}] {
 		if !t.Before(r.Since) && (r.Ended.IsZero() || t.Before(r.Ended)) {
 			return r, true
 		}
@@ -180,7 +183,7 @@ func (f *Facts) TrustAt(from, to string, t time.Time) (Trust, bool) {
 
 // Announce notes a change that a lifecycle event announced about object.
 func (f *Facts) Announce(tenant, object string, t time.Time) {
-	k := pairKey(tenant, object)
+	k := pair{tenant, object}
 	if t.After(f.changes[k]) {
 		f.changes[k] = t
 	}
@@ -188,7 +191,7 @@ func (f *Facts) Announce(tenant, object string, t time.Time) {
 
 // Announced reports whether a change about object was announced in the 24 hours before t.
 func (f *Facts) Announced(tenant, object string, t time.Time) bool {
-	at, ok := f.changes[pairKey(tenant, object)]
+	at, ok := f.changes[pair{tenant, object}]
 	return ok && !at.After(t.Add(Lateness)) && t.Sub(at) < 24*time.Hour
 }
 
@@ -215,9 +218,9 @@ func (f *Facts) MintedBy(credential string) (Minted, bool) {
 // LiftRevocation ends the freeze of one revocation at t, under its handle and under
 // the names that were noted with it.
 func (f *Facts) LiftRevocation(handle, revocation string, t time.Time) {
-	f.Lift(handle, revocation, t)
+	f.Lift(HandleName(handle), revocation, t)
 	for key, list := range f.ended { // the outcome does not depend on the order
-		if key != handle && slices.ContainsFunc(list, func(i Interval) bool { return i.Revocation == revocation }) {
+		if key.Kind != "" && slices.ContainsFunc(list, func(i Interval) bool { return i.Revocation == revocation }) {
 			f.Lift(key, revocation, t)
 		}
 	}

@@ -5,11 +5,11 @@ import "time"
 // Limits of what is kept per identity. Together they stay below MaxBytes.
 const (
 	MaxBytes      = 8 << 10 // hard cap of one identity's state, see State.Bytes
-	maxActions    = 48
-	maxTasks      = 16
-	maxTaskValues = 96 // over all tasks of one identity
-	maxSteps      = 8
-	maxIDs        = 6  // event ids kept as evidence per collector
+	maxActions    = 32
+	maxTasks      = 10
+	maxTaskValues = 64 // over all tasks of one identity
+	maxSteps      = 6
+	maxIDs        = 4  // event ids kept as evidence per collector
 	maxIDLen      = 64 // longer event ids are not kept in state
 	quarantine    = 24 * time.Hour
 )
@@ -22,7 +22,6 @@ type State struct {
 	tasks   []task
 	denied  *Window // D20
 	secrets *Window // D23, secrets
-	batches *Window // D23, batch reads of secrets
 	objects *Window // D23, other resources
 	spawned *Window // D28
 	steps   []step  // D24
@@ -42,11 +41,11 @@ func (s *State) Seen(in *Input, trusted bool) {
 
 // Bytes estimates the memory of the state, from above.
 func (s *State) Bytes() int {
-	n := 160 + cap(s.Actions)*16 + cap(s.tasks)*88
+	n := 160 + cap(s.Actions)*16 + cap(s.tasks)*64
 	for _, t := range s.tasks {
 		n += cap(t.values) * 16
 	}
-	for _, w := range []*Window{s.denied, s.secrets, s.batches, s.objects, s.spawned} {
+	for _, w := range []*Window{s.denied, s.secrets, s.objects, s.spawned} {
 		n += w.bytes()
 	}
 	n += cap(s.steps) * 48
@@ -133,6 +132,11 @@ func (s *Set) add(h uint32, t time.Time, limit int, held bool) {
 	}
 	v := value{hash: h, first: at, last: at, n: 1, held: held}
 	if len(*s) < limit {
+		if len(*s) == cap(*s) { // doubling would waste what the cap is about
+			grown := make(Set, len(*s), min(len(*s)+4, limit))
+			copy(grown, *s)
+			*s = grown
+		}
 		*s = append(*s, v)
 		return
 	}

@@ -4,75 +4,79 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // distinct counts different values: exactly up to exactMax, then by linear counting
-// over a bitmap (Whang et al. 1990), good to about 10 % up to 3,000 and saturating
-// at 7,098.
+// over a bitmap of 512 bits (Whang et al. 1990), good to about 10 % up to 1,500 and
+// saturating at 3,194.
 type distinct struct {
-	exact  []uint32
-	bitmap []uint64
+	words   []uint32 // the values, or the bitmap
+	counted bool     // it is the bitmap
 }
 
 const (
-	exactMax   = 32
-	bitmapBits = 1024
+	exactMax    = 16
+	bitmapWords = 16
+	bitmapBits  = bitmapWords * 32
 )
 
 func (d *distinct) add(h uint32) {
-	if d.bitmap != nil {
+	if d.counted {
 		d.set(h)
 		return
 	}
-	if slices.Contains(d.exact, h) {
+	if slices.Contains(d.words, h) {
 		return
 	}
-	if len(d.exact) < exactMax {
-		d.exact = append(d.exact, h)
+	if len(d.words) < exactMax {
+		if d.words == nil {
+			d.words = make([]uint32, 0, 2)
+		}
+		d.words = append(d.words, h)
 		return
 	}
-	d.bitmap = make([]uint64, bitmapBits/64)
-	for _, e := range d.exact {
-		d.set(e)
-	}
-	d.exact = nil
+	d.toBitmap()
 	d.set(h)
 }
 
+func (d *distinct) toBitmap() {
+	exact := d.words
+	d.words, d.counted = make([]uint32, bitmapWords), true
+	for _, h := range exact {
+		d.set(h)
+	}
+}
+
 func (d *distinct) set(h uint32) {
-	h *= 2654435769 // FNV's low bits alone are not spread well enough
-	b := h >> (32 - 10)
-	d.bitmap[b/64] |= 1 << (b % 64)
+	b := (h * 2654435769) >> (32 - 9) // FNV's low bits alone are not spread well enough
+	d.words[b/32] |= 1 << (b % 32)
 }
 
 func (d *distinct) merge(o *distinct) {
-	for _, h := range o.exact {
-		d.add(h)
-	}
-	if o.bitmap == nil {
+	if !o.counted {
+		for _, h := range o.words {
+			d.add(h)
+		}
 		return
 	}
-	if d.bitmap == nil {
-		d.bitmap = make([]uint64, bitmapBits/64)
-		for _, h := range d.exact {
-			d.set(h)
-		}
-		d.exact = nil
+	if !d.counted {
+		d.toBitmap()
 	}
-	for i, w := range o.bitmap {
-		d.bitmap[i] |= w
+	for i, w := range o.words {
+		d.words[i] |= w
 	}
 }
 
 func (d *distinct) count() int {
-	if d.bitmap == nil {
-		return len(d.exact)
+	if !d.counted {
+		return len(d.words)
 	}
 	ones := 0
-	for _, w := range d.bitmap {
-		ones += bits.OnesCount64(w)
+	for _, w := range d.words {
+		ones += bits.OnesCount32(w)
 	}
 	zeros := max(bitmapBits-ones, 1)
 	return int(math.Round(-bitmapBits * math.Log(float64(zeros)/bitmapBits)))
@@ -92,11 +96,11 @@ type sample struct {
 	id   string
 }
 
-const slots = 4
+const slots = 5
 
 // Window counts distinct values over event time in tumbling slots and judges two
 // neighbouring slots together, so that a burst that crosses a boundary is seen
-// whole. Four slots bridge the lateness of audit logs. A slot gives way to a newer
+// whole. Five slots bridge the lateness of audit logs. A slot gives way to a newer
 // one by use, not by time, so that one record with a wrong time blinds nothing.
 type Window struct {
 	slots []slot
@@ -108,8 +112,17 @@ type Window struct {
 // count is what Window found around one event.
 type count struct {
 	n        int       // distinct values in both slots
+	about    bool      // n was estimated
 	from, to time.Time // what they span
 	ids      []string
+}
+
+// number writes n, and that it is an estimate when it is one.
+func (c count) number() string {
+	if c.about {
+		return "about " + strconv.Itoa(c.n)
+	}
+	return strconv.Itoa(c.n)
 }
 
 // add notes h at t and counts the busier of the two pairs of slots that hold t.
@@ -139,7 +152,7 @@ func (w *Window) pair(i int64, width time.Duration) count {
 			all.merge(&w.slots[j].values)
 		}
 	}
-	c := count{n: all.count(), from: time.Unix(i*int64(width/time.Second), 0).UTC()}
+	c := count{n: all.count(), about: all.counted, from: time.Unix(i*int64(width/time.Second), 0).UTC()}
 	c.to = c.from.Add(2 * width)
 	for _, s := range w.ids {
 		if s.slot == i || s.slot == i+1 {
@@ -185,9 +198,9 @@ func (w *Window) bytes() int {
 	if w == nil {
 		return 0
 	}
-	n := 160 + cap(w.slots)*72 + cap(w.ids)*24
+	n := 128 + cap(w.slots)*56 + cap(w.ids)*24
 	for _, s := range w.slots {
-		n += cap(s.values.exact)*4 + cap(s.values.bitmap)*8
+		n += cap(s.values.words) * 4
 	}
 	for _, s := range w.ids {
 		n += len(s.id)

@@ -99,7 +99,7 @@ func New(o Options) *Engine {
 func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 	return e.once(m, func() []Output {
 		in := detect.Prepare(m.ID, m.Tenant, m.Time, a, e.facts)
-		p := e.identity(m.Tenant, a.Identity)
+		p := e.identity(m.Tenant, home(m, a), a.Identity)
 		e.remember(m, a)
 		var out []Output
 		raised := false
@@ -110,7 +110,7 @@ func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 				continue
 			}
 			raised = true
-			out = append(out, e.raise(p, &d.Info, f, subject{id: m.ID, time: m.Time, tenant: m.Tenant, identity: a.Identity, reg: in.Reg, a: a})...)
+			out = append(out, e.raise(p, &d.Info, f, subject{id: m.ID, time: m.Time, tenant: m.Tenant, identity: a.Identity, foreign: in.Foreign(), reg: in.Reg, a: a})...)
 		}
 		p.state.Seen(in, !raised)
 		return out
@@ -130,7 +130,7 @@ func (e *Engine) DelegationCreated(m Meta, p *events.DelegationCreated) []Output
 	return e.once(m, func() []Output {
 		out := e.log(m, "D06", m.Tenant, p.Identity, p.Lineage, detect.Delegated(e.facts, m.Tenant, m.Time, p))
 		if p.From.Identity != "" && p.From.Tenant != "" {
-			from := e.identity(p.From.Tenant, p.From.Identity)
+			from := e.identity(p.From.Tenant, "", p.From.Identity)
 			out = append(out, e.log(m, "D28", p.From.Tenant, p.From.Identity, nil, detect.FannedOut(&from.state, m.Tenant, m.ID, m.Time, p))...)
 		}
 		return out
@@ -143,7 +143,7 @@ func (e *Engine) log(m Meta, detector, tenant, name string, lineage []string, f 
 		return nil
 	}
 	info, _ := detect.InfoOf(detector)
-	return e.raise(e.identity(tenant, name), &info, f, subject{id: m.ID, time: m.Time, tenant: tenant, identity: name,
+	return e.raise(e.identity(tenant, "", name), &info, f, subject{id: m.ID, time: m.Time, tenant: tenant, identity: name,
 		reg: e.facts.Registration(tenant, name), a: &events.Activity{Identity: name, Credential: f.Credential, Lineage: lineage}})
 }
 
@@ -177,9 +177,9 @@ func (e *Engine) RevocationAccepted(m Meta, p *events.RevocationAccepted) []Outp
 		if i.Freeze && p.Until != nil {
 			i.Until = *p.Until
 		}
-		e.facts.End(p.Handle, i)
+		e.facts.End(detect.HandleName(p.Handle), i)
 		if p.Target.Kind != "" {
-			e.facts.End(detect.NameKey(p.Target.Kind, p.Target.Tenant, p.Target.ID), i)
+			e.facts.End(detect.Name{Kind: p.Target.Kind, Tenant: p.Target.Tenant, ID: p.Target.ID}, i)
 		}
 		if p.Target.Kind == "trust" && p.Mode == events.ModeRevoke {
 			e.facts.EndTrust(p.Target.ID, p.AcceptedAt)
@@ -200,7 +200,7 @@ func (e *Engine) IdentityEnded(m Meta, p events.IdentityChange, freeze bool) []O
 		if freeze && p.Until != nil {
 			i.Until = *p.Until
 		}
-		e.facts.End(detect.NameKey("identity", m.Tenant, p.Identity), i)
+		e.facts.End(detect.Name{Kind: "identity", Tenant: m.Tenant, ID: p.Identity}, i)
 		return e.reconsider(m.Time)
 	})
 }
@@ -208,7 +208,7 @@ func (e *Engine) IdentityEnded(m Meta, p events.IdentityChange, freeze bool) []O
 // IdentityReinstated ends the freezes of an identity.
 func (e *Engine) IdentityReinstated(m Meta, p events.IdentityChange) {
 	e.once(m, func() []Output {
-		e.facts.Lift(detect.NameKey("identity", m.Tenant, p.Identity), "", m.Time)
+		e.facts.Lift(detect.Name{Kind: "identity", Tenant: m.Tenant, ID: p.Identity}, "", m.Time)
 		return nil
 	})
 }
@@ -236,9 +236,9 @@ func (e *Engine) reconsider(from time.Time) []Output {
 			continue
 		}
 		in := detect.Prepare(u.meta.ID, u.meta.Tenant, u.meta.Time, u.a, e.facts)
-		p := e.identity(u.meta.Tenant, u.a.Identity)
+		p := e.identity(u.meta.Tenant, home(u.meta, u.a), u.a.Identity)
 		if f := d.Judge(in, &p.state); f != nil && !p.evidence(d.ID, u.meta.Time, u.meta.ID) {
-			out = append(out, e.raise(p, &d.Info, f, subject{id: u.meta.ID, time: u.meta.Time, tenant: u.meta.Tenant, identity: u.a.Identity, reg: in.Reg, a: u.a})...)
+			out = append(out, e.raise(p, &d.Info, f, subject{id: u.meta.ID, time: u.meta.Time, tenant: u.meta.Tenant, identity: u.a.Identity, foreign: in.Foreign(), reg: in.Reg, a: u.a})...)
 		}
 	}
 	return out

@@ -28,14 +28,15 @@ type scenario struct {
 
 // names reports whether an alert's identity is one of the scenario's entities. A
 // session of an assumed role is the role.
-func (s scenario) names(identity string) bool {
+func (s scenario) names(identity, session string) bool {
 	for _, e := range s.Entities {
 		if e == identity {
 			return true
 		}
 		if _, role, ok := strings.Cut(e, ":assumed-role/"); ok {
 			role, _, _ = strings.Cut(role, "/")
-			if strings.HasSuffix(identity, "/"+role) {
+			account := strings.Split(e, ":")[4]
+			if strings.Contains(identity, ":"+account+":") && (strings.HasSuffix(identity, "/"+role) || session == role) {
 				return true
 			}
 		}
@@ -72,12 +73,12 @@ func TestAttackTechniques(t *testing.T) {
 			mine := slices.ContainsFunc(a.Evidence, func(id string) bool { return slices.Contains(sc.EventIDs, id) })
 			accepted := slices.ContainsFunc(families[a.Detector], func(f string) bool { return slices.Contains(sc.Detectors, f) })
 			switch {
-			case mine && accepted && sc.names(a.Identity):
+			case mine && accepted && sc.names(a.Identity, a.Session):
 				ok = true
 				by = append(by, a.Detector)
 			case mine:
 				other = append(other, a.Detector)
-				if !sc.names(a.Identity) {
+				if !sc.names(a.Identity, a.Session) {
 					wrong++
 				}
 			}

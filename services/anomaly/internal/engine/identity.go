@@ -11,9 +11,10 @@ import (
 
 // Bounds of the incidents kept per identity.
 const (
-	maxIncidents = 8
-	maxEvidence  = 4
+	maxIncidents = 6
+	maxEvidence  = 3
 	maxIDLen     = 64
+	maxName      = 256            // longer names of identities are kept as a prefix and a hash
 	window       = time.Hour      // of one incident
 	riskLasts    = 24 * time.Hour // how long a risk level stays without a new alert
 )
@@ -41,10 +42,23 @@ type incident struct {
 	evidence    []string
 }
 
-// identity finds or makes the state of an identity.
-func (e *Engine) identity(tenant, name string) *identity {
-	var buf [160]byte
-	b := append(append(append(buf[:0], tenant...), 0), name...)
+// home is the identity's tenant when it is not the one that reports.
+func home(m Meta, a *events.Activity) string {
+	if a.IdentityTenant == m.Tenant {
+		return ""
+	}
+	return a.IdentityTenant
+}
+
+// identity finds or makes the state of an identity as one tenant sees it. The
+// reporting tenant is part of the key: what one tenant reports never changes what
+// another is told.
+func (e *Engine) identity(tenant, home, name string) *identity {
+	if len(name) > maxName {
+		name = name[:maxName/2] + events.DeterministicID(name)
+	}
+	var buf [320]byte
+	b := append(append(append(append(append(buf[:0], tenant...), 0), home...), 0), name...)
 	p, ok := e.people[string(b)]
 	if !ok {
 		if len(e.people) >= e.opts.MaxIdentities {

@@ -23,6 +23,7 @@ type subject struct {
 	time     time.Time
 	tenant   string
 	identity string // as the record names it
+	foreign  bool   // it belongs to another tenant of ours
 	reg      *events.Registration
 	a        *events.Activity
 }
@@ -33,6 +34,14 @@ func (s subject) name() string {
 		return s.reg.Identity
 	}
 	return s.identity
+}
+
+// home is the tenant in whose registry the identity stands.
+func (s subject) home() string {
+	if s.foreign {
+		return s.a.IdentityTenant
+	}
+	return s.tenant
 }
 
 // raise puts a finding into its incident and returns the events that follow, none
@@ -99,7 +108,7 @@ func (e *Engine) alert(info *detect.Info, f *detect.Finding, s subject, c *incid
 	a := events.AnomalyDetected{
 		// The hour, not the first evidence, tells incidents apart: which of two events
 		// is seen first depends on the order of arrival, the hour does not.
-		Alert:       events.DeterministicID("alert", s.tenant, info.ID, s.identity, start.Format(time.RFC3339)),
+		Alert:       events.DeterministicID("alert", s.tenant, info.ID, s.a.IdentityTenant, s.identity, start.Format(time.RFC3339)),
 		Detector:    info.ID,
 		Name:        info.Name,
 		Severity:    sev,
@@ -126,6 +135,8 @@ func (e *Engine) alert(info *detect.Info, f *detect.Finding, s subject, c *incid
 		if s.reg.Identity != s.identity {
 			a.Explanation += "; the log's name " + detect.Clip(s.identity, 160) + " is an alias of " + s.reg.Identity
 		}
+	} else if s.foreign {
+		a.Explanation += "; the identity belongs to tenant " + s.a.IdentityTenant + ", which knows its owner"
 	} else {
 		a.Owner = s.a.Owner
 		a.Explanation += "; the identity is not registered, so nobody is known to answer for it"
@@ -147,10 +158,11 @@ func score(sev events.Severity, f *detect.Finding) float64 {
 // target is what a response would act on: the credential when Lanyard issued it (it
 // carries a lineage), the identity otherwise.
 func target(s subject, credential string) events.Target {
+	tenant := s.home()
 	if credential != "" && (len(s.a.Lineage) > 0 || credential != s.a.Credential) {
-		return events.Target{Kind: "credential", Tenant: s.tenant, ID: credential}
+		return events.Target{Kind: "credential", Tenant: tenant, ID: credential}
 	}
-	return events.Target{Kind: "identity", Tenant: s.tenant, ID: s.name()}
+	return events.Target{Kind: "identity", Tenant: tenant, ID: s.name()}
 }
 
 // propose writes the response with the exact command that does it.
@@ -161,9 +173,9 @@ func propose(f *detect.Finding, s subject, a events.AnomalyDetected) events.Prop
 		t := target(s, a.Credential)
 		return events.Proposed{Response: string(f.Response), Command: fmt.Sprintf("lanyard revoke %s --reason %s --confirm", quote(t.Kind+":"+t.Tenant+"/"+t.ID), reason)}
 	case detect.RespondContain:
-		return events.Proposed{Response: string(f.Response), Command: fmt.Sprintf("lanyard revoke %s --freeze --reason %s --confirm", quote("identity:"+s.tenant+"/"+s.name()), reason)}
+		return events.Proposed{Response: string(f.Response), Command: fmt.Sprintf("lanyard revoke %s --freeze --reason %s --confirm", quote("identity:"+s.home()+"/"+s.name()), reason)}
 	}
-	return events.Proposed{Response: string(detect.RespondAlert), Command: "lanyard identity show " + quote(s.tenant+"/"+s.name())}
+	return events.Proposed{Response: string(detect.RespondAlert), Command: "lanyard identity show " + quote(s.home()+"/"+s.name())}
 }
 
 // quote makes s one word of a POSIX shell.
@@ -197,7 +209,7 @@ func (e *Engine) automatic(info *detect.Info, f *detect.Finding, s subject, a ev
 		return events.RevocationRequested{}, false
 	}
 	t := target(s, a.Credential)
-	if t.Kind == "identity" && s.reg == nil {
+	if s.foreign || t.Kind == "identity" && s.reg == nil {
 		return events.RevocationRequested{}, false
 	}
 	near := 0
