@@ -81,15 +81,17 @@ func (c *Conn) store(ctx context.Context, items []item, expect *Expect) (Ack, er
 		return Ack{}, fmt.Errorf("append to %s: %w", m.stream, err)
 	}
 	p := &pending{items: dropRepeats(items), expect: expect, done: make(chan struct{})}
-	m.add(p)
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		if m.withdraw(p) {
-			return Ack{}, fmt.Errorf("append to %s: %w", m.stream, ctx.Err())
+	if !m.direct(ctx, p) {
+		m.add(p)
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			if m.withdraw(p) {
+				return Ack{}, fmt.Errorf("append to %s: %w", m.stream, ctx.Err())
+			}
+			// It is on its way and the server may yet store it.
+			return Ack{}, fmt.Errorf("append to %s: %w: %w", m.stream, ErrUnknownOutcome, ctx.Err())
 		}
-		// It is on its way and the server may yet store it.
-		return Ack{}, fmt.Errorf("append to %s: %w: %w", m.stream, ErrUnknownOutcome, ctx.Err())
 	}
 	if p.err != nil {
 		return Ack{}, fmt.Errorf("append to %s: %w", m.stream, p.err)

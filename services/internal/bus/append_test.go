@@ -249,7 +249,7 @@ func TestAppendContextEnds(t *testing.T) {
 	}
 	m := c.committers[StreamLog]
 	m.mu.Lock()
-	m.commits = maxCommits // nobody works
+	m.busy = maxCommits // nobody works
 	m.mu.Unlock()
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,176 +13,34 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-const (
-	maxGroup      = 1000    // messages per atomic batch, the server's default limit
-	maxGroupBytes = 4 << 20 // data per atomic batch
-	maxCommits    = 2       // atomic batches of one stream under way at once
-	maxSplit      = 8       // batches of a refused group under way at once
-)
-
-// Error codes of nats-server (jetstream_errors_generated.go) that nats.go has no name for.
-const (
-	codeDuplicateConflict jetstream.ErrorCode = 10158 // the id is under way on a cluster
-	codeBatchDuplicate    jetstream.ErrorCode = 10201 // the batch holds an id that is stored
-	codeBatchIncomplete   jetstream.ErrorCode = 10176 // messages of the batch were lost, nothing is stored
-	codeTooManyBatches    jetstream.ErrorCode = 10210
-)
-
-// pending is a caller's batch on its way.
-type pending struct {
-	items  []item
-	expect *Expect
-	taken  bool // by a commit; under the committer's lock
-	done   chan struct{}
-	seq    uint64
-	err    error
-}
-
-func (p *pending) finish(seq uint64, err error) {
-	p.seq, p.err = seq, err
-	close(p.done)
-}
-
-// committer groups what callers want stored in one stream. What comes while a
-// commit is under way waits and goes together in the next; what comes alone goes at
-// once. It has goroutines only while there is work.
-type committer struct {
-	c      *Conn
-	stream string
-
-	mu      sync.Mutex
-	queue   []*pending
-	commits int
-}
-
-func (m *committer) add(p *pending) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.queue = append(m.queue, p)
-	if m.commits < maxCommits {
-		m.commits++
-		go m.work()
-	}
-}
-
-// withdraw takes p out of the queue, unless it was sent already.
-func (m *committer) withdraw(p *pending) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if p.taken {
-		return false
-	}
-	for i, q := range m.queue {
-		if q == p {
-			m.queue = append(m.queue[:i], m.queue[i+1:]...)
-			return true
-		}
-	}
-	return false
-}
-
-func (m *committer) work() {
-	for {
-		m.mu.Lock()
-		n := groupSize(m.queue)
-		if n == 0 {
-			m.queue = nil
-			m.commits--
-			m.mu.Unlock()
-			return
-		}
-		group := m.queue[:n:n]
-		m.queue = m.queue[n:]
-		for _, p := range group {
-			p.taken = true
-		}
-		m.mu.Unlock()
-		m.commit(group)
-	}
-}
-
-// groupSize is how many batches from the head of the queue may share one atomic
-// publish. The server checks all expectations of a publish against what is stored
-// before it, and refuses ids that appear twice; so a batch whose expectation is
-// about a subject that the group already writes, or whose id the group already
-// holds, waits for the next one.
-func groupSize(queue []*pending) int {
-	if len(queue) <= 1 {
-		return len(queue)
-	}
-	var count, size int
-	ids := make(map[string]struct{}, len(queue))
-	written := make(map[string][]string) // subjects by their last token
-	for n, p := range queue {
-		count += len(p.items)
-		for _, it := range p.items {
-			size += len(it.data)
-		}
-		if n > 0 && (count > maxGroup || size > maxGroupBytes) {
-			return n
-		}
-		if p.expect != nil && writes(written, p.expect.Filter) {
-			return n
-		}
-		for _, it := range p.items {
-			if _, ok := ids[it.id]; ok {
-				return n // only reached with n > 0: a batch holds no id twice
-			}
-		}
-		for _, it := range p.items {
-			ids[it.id] = struct{}{}
-			last := lastToken(it.subject)
-			written[last] = append(written[last], it.subject)
-		}
-	}
-	return len(queue)
-}
-
-func lastToken(s string) string { return s[strings.LastIndexByte(s, '.')+1:] }
-
-// writes reports whether any subject matches filter.
-func writes(written map[string][]string, filter string) bool {
-	last := lastToken(filter)
-	if last != "*" && last != ">" {
-		for _, s := range written[last] {
-			if matches(filter, s) {
-				return true
-			}
-		}
-		return false
-	}
-	for _, subjects := range written {
-		for _, s := range subjects {
-			if matches(filter, s) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// commit stores a group and answers its callers. When the server refuses the group
-// for what one of its batches holds, each goes on its own.
-func (m *committer) commit(group []*pending) {
+// commit stores a group and answers its callers; it returns how many messages the
+// server took together, 0 when something went wrong. When the server refuses an
+// atomic batch for what one of its parts holds, each goes on its own.
+func (m *committer) commit(group []*pending, atomic bool) int {
 	if len(group) == 1 {
 		group[0].finish(m.alone(group[0]))
-		return
+		return 0
 	}
-	msgs := func() []*nats.Msg {
+	if !atomic {
+		return m.pipeline(group)
+	}
+	last, err := m.atomic(func() []*nats.Msg {
 		var all []*nats.Msg
 		for _, p := range group {
 			all = append(all, p.messages()...)
 		}
 		return all
-	}
-	last, err := m.atomic(msgs)
+	})
 	var refused *jetstream.APIError
 	switch {
 	case err == nil:
+		n := 0
 		for i := len(group) - 1; i >= 0; i-- {
 			group[i].finish(last, nil)
 			last -= uint64(len(group[i].items))
+			n += len(group[i].items)
 		}
+		return n
 	case errors.As(err, &refused):
 		m.split(group)
 	default:
@@ -190,6 +48,35 @@ func (m *committer) commit(group []*pending) {
 			p.finish(0, err)
 		}
 	}
+	return 0
+}
+
+// pipeline publishes single messages without waiting in between. What the server
+// does not simply take goes on its own.
+func (m *committer) pipeline(group []*pending) int {
+	acks := make([]jetstream.PubAckFuture, len(group))
+	for i, p := range group {
+		acks[i], _ = m.c.js.PublishMsgAsync(p.messages()[0]) // nil when it failed
+	}
+	var again []*pending
+	for i, p := range group {
+		if acks[i] == nil {
+			again = append(again, p)
+			continue
+		}
+		select {
+		case ack := <-acks[i].Ok():
+			p.finish(ack.Sequence, nil)
+		case <-acks[i].Err():
+			again = append(again, p)
+		}
+	}
+	if len(again) > 0 {
+		m.split(again)
+		return 0
+	}
+	m.c.noteAnswer()
+	return len(group)
 }
 
 // split stores each batch of a refused group on its own, a few at once. Those
@@ -221,7 +108,7 @@ func (p *pending) messages() []*nats.Msg {
 }
 
 func expectHeaders(h nats.Header, filter string, seq uint64) {
-	h[jetstream.ExpectedLastSubjSeqHeader] = []string{fmt.Sprint(seq)}
+	h[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(seq, 10)}
 	h[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{filter}
 }
 

@@ -101,7 +101,7 @@ func connect(ctx context.Context, cfg Config, t timing) (*Conn, error) {
 	if c.nc, err = dial(ctx, cfg, cfg.NkeySeed, c.log); err != nil {
 		return nil, err
 	}
-	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(4*maxGroup), jetstream.WithPublishAsyncTimeout(t.attempt)); err != nil {
 		c.nc.Close()
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
