@@ -1,0 +1,137 @@
+package cloudtrail
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/lanyard-nhi/lanyard/events"
+)
+
+// who is the identity that acted. For a session it is what the session was made
+// from: a session name changes with every run, a role does not.
+func (r record) who() string {
+	u := r.UserIdentity
+	switch u.Type {
+	case "AssumedRole", "FederatedUser":
+		if u.SessionContext.Issuer.ARN != "" {
+			return u.SessionContext.Issuer.ARN
+		}
+		if role := roleOfSession(u.ARN); role != "" {
+			return role
+		}
+	case "AWSService":
+		if u.InvokedBy != "" {
+			return u.InvokedBy
+		}
+	case "WebIdentityUser", "SAMLUser":
+		if u.IdentityProvider != "" && u.UserName != "" {
+			return u.IdentityProvider + "/" + u.UserName
+		}
+	case "IdentityCenterUser":
+		if u.OnBehalfOf.UserID != "" {
+			return u.OnBehalfOf.UserID
+		}
+	}
+	return cmp.Or(u.ARN, u.UserName, u.PrincipalID, u.InvokedBy)
+}
+
+// roleOfSession makes arn:aws:iam::1:role/R of arn:aws:sts::1:assumed-role/R/S.
+func roleOfSession(arn string) string {
+	parts := strings.SplitN(arn, ":", 6)
+	if len(parts) != 6 {
+		return ""
+	}
+	rest, ok := strings.CutPrefix(parts[5], "assumed-role/")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, "/")
+	return parts[0] + ":" + parts[1] + ":iam::" + parts[4] + ":role/" + name
+}
+
+// account is the AWS account of the identity.
+func (r record) account() string {
+	return cmp.Or(r.UserIdentity.AccountID, r.UserIdentity.SessionContext.Issuer.AccountID)
+}
+
+func (r record) kind() events.IdentityKind {
+	switch r.UserIdentity.Type {
+	case "AssumedRole", "FederatedUser", "IAMUser":
+		return events.KindServiceAccount
+	case "AWSService", "WebIdentityUser":
+		return events.KindWorkload
+	}
+	return ""
+}
+
+// session is the name of a role session.
+func (r record) session() string {
+	u := r.UserIdentity
+	if u.Type != "AssumedRole" {
+		return ""
+	}
+	return u.ARN[strings.LastIndexByte(u.ARN, '/')+1:]
+}
+
+var (
+	instance = regexp.MustCompile(`^i-[0-9a-zA-Z]+$`)
+	digits   = regexp.MustCompile(`[0-9]+`)
+)
+
+// workload is what ran with the credential. A session name with a timestamp in it
+// would be a new workload each time, so digits are masked; a person's e-mail
+// address is no workload.
+func (r record) workload() string {
+	s := r.session()
+	switch {
+	case r.UserIdentity.SessionContext.EC2RoleDelivery != "", instance.MatchString(s):
+		return "ec2-role"
+	case s != "" && !strings.Contains(s, "@"):
+		return "session-name:" + digits.ReplaceAllString(s, "#")
+	}
+	return r.UserIdentity.InvokedBy
+}
+
+// delegation is on whose behalf the session acts.
+func (r record) delegation() []events.Party {
+	who := cmp.Or(r.UserIdentity.OnBehalfOf.UserID, r.UserIdentity.SessionContext.SourceIdentity)
+	account := strings.ToLower(r.account())
+	if who == "" || !events.ValidTenant(account) {
+		return nil
+	}
+	return []events.Party{{Tenant: account, Identity: identifier(who)}}
+}
+
+// identifier makes s fit for an id: printable ASCII of at most 256 characters.
+// Other bytes become %XX; what is too long ends in a hash of the whole.
+func identifier(s string) string {
+	const limit, hexdig = 256, "0123456789ABCDEF"
+	s = strings.TrimSpace(s)
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if c < 0x20 || c > 0x7e {
+			b.Write([]byte{'%', hexdig[c>>4], hexdig[c&15]})
+			continue
+		}
+		b.WriteByte(c)
+	}
+	out := b.String()
+	if len(out) <= limit {
+		return out
+	}
+	sum := sha256.Sum256([]byte(s))
+	return out[:limit-33] + "#" + hex.EncodeToString(sum[:16])
+}
+
+// text cuts s to at most n characters.
+func text(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n])
+}
