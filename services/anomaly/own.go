@@ -9,12 +9,6 @@ import (
 	"go.uber.org/zap"
 )
 
-// ahead is how far beyond the acknowledged sequence the streams are read when a
-// process takes over. Earlier owners may have acknowledged some of these messages
-// and not others. Reading all of them makes the state whole; those that are delivered
-// again lead to the events that the engine kept, so nothing is lost or said twice.
-const ahead = 4096
-
 // reader is what taking over needs of the bus.
 type reader interface {
 	Read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[bus.Stored, error]
@@ -25,21 +19,24 @@ func (w *watcher) own(ctx context.Context, acked map[string]uint64) error {
 	return w.rebuild(ctx, w.env.Bus, acked)
 }
 
-// rebuild reads the log first: what detectors need of it carries its event time, so
-// how the two streams were interleaved does not matter.
+// rebuild reads what earlier owners acknowledged; the bus delivers the rest again. The
+// log goes first: what detectors need of it carries its event time, so how the two
+// streams were interleaved does not matter.
 func (w *watcher) rebuild(ctx context.Context, r reader, acked map[string]uint64) error {
 	g := w.fresh()
 	for _, s := range []struct{ stream, filter string }{
 		{bus.StreamLog, "nhi.log.>"},
 		{bus.StreamIn, "nhi.in.>"},
 	} {
-		end := acked[s.stream] + ahead
 		n := 0
+		if acked[s.stream] == 0 {
+			continue
+		}
 		for stored, err := range r.Read(ctx, s.stream, s.filter, 1) {
 			if err != nil {
 				return fmt.Errorf("rebuild detection from %s: %w", s.stream, err)
 			}
-			if stored.Sequence > end {
+			if stored.Sequence > acked[s.stream] {
 				break
 			}
 			if _, err := apply(g, stored.Event); err != nil {
