@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -121,6 +122,9 @@ func (e *Entities[S]) cached(ctx context.Context, sub subject) (fold, string) {
 	f := fold{unsaved: -1}
 	err := e.store.try(ctx, func(ctx context.Context) error {
 		v, err := e.store.client.HMGet(ctx, sub.key, "sequence", "id", "state").Result()
+		if err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") {
+			return nil // somebody else wrote there; it will be overwritten
+		}
 		if err != nil {
 			return err
 		}

@@ -61,15 +61,14 @@ func (w *saver) run(ctx context.Context) {
 }
 
 func (w *saver) write(ctx context.Context, batch []save) {
-	var flush chan<- error
+	flush := batch[len(batch)-1].flush // only the last one of a batch can be one
+	if flush != nil {
+		batch = batch[:len(batch)-1]
+	}
 	err := w.store.try(ctx, func(ctx context.Context) error {
 		// Eval, not EvalSha: a pipeline cannot mend a script that the server forgot.
 		_, err := w.store.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, s := range batch {
-				if s.flush != nil {
-					flush = s.flush
-					continue
-				}
 				w.store.scripts.save.Eval(ctx, p, []string{s.key},
 					s.fold.sequence, s.fold.id, []byte(s.fold.state), entityLife, s.replace)
 			}

@@ -19,12 +19,15 @@ type scripts struct {
 func newScripts() scripts {
 	return scripts{
 		save: redis.NewScript(`
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local old = redis.call('HMGET', KEYS[1], 'sequence', 'id')
-if old[1] and old[2] ~= ARGV[5] and tonumber(old[1]) >= tonumber(ARGV[1]) then return 0 end
+local held = tonumber(old[1] or '')
+if held and old[2] and old[2] ~= ARGV[5] and held >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'id', ARGV[2], 'state', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1`),
 		begin: redis.NewScript(`
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'phase', 'clearing', 'sequence', '0', 'applied', '0', 'id', '', 'moved', ARGV[2], 'began', ARGV[2], 'evicted', '0')
 end
