@@ -233,18 +233,6 @@ func id() string {
 	return hex.EncodeToString(b)
 }
 
-// eventually waits for ok, asking again and again for ten seconds.
-func (w *world) eventually(what string, ok func() bool) {
-	w.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("not within 10 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond) // between two looks
-	}
-}
-
 func agent(name string) events.Registration {
 	return events.Registration{Identity: name, Kind: events.KindAgent, Owner: "alice", Feature: "search", Purpose: "answers questions",
 		KillSwitch: "identity", Scopes: []string{"read", "write"}, Audiences: []string{"https://a.example", "https://b.example"},

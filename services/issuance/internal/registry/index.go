@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
@@ -32,7 +30,7 @@ type Ref struct {
 
 // Store is what the index needs of the state.
 type Store interface {
-	Client() redis.UniversalClient
+	Client() state.Client
 	Wait(ctx context.Context, view string, sequence uint64) error
 }
 
@@ -93,7 +91,7 @@ func bindingSum(issuer, subject string) [32]byte {
 
 // apply writes only; it never reads, so an identity that moved to another owner
 // stays a candidate of the old one too.
-func (x *Index) apply(p redis.Pipeliner, s bus.Stored) {
+func (x *Index) apply(p state.Pipe, s bus.Stored) {
 	ctx := context.Background() // queues only
 	tenant, id := events.Tenant(s.Event), s.Event.Subject()
 	switch s.Event.Type() {
@@ -243,7 +241,7 @@ func (x *Index) Resolve(ctx context.Context, handle string) (events.Target, bool
 		return events.Target{}, false, nil
 	}
 	text, err := x.store.Client().Get(ctx, handleKey(h)).Result()
-	if errors.Is(err, redis.Nil) {
+	if errors.Is(err, state.ErrNoKey) {
 		return events.Target{}, false, nil
 	}
 	if err != nil {
