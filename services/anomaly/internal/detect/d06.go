@@ -43,7 +43,7 @@ func delegatedUse(in *Input, _ *State) *Finding {
 	if len(wrong) == 0 {
 		return nil
 	}
-	root := self
+	root := events.Party{Identity: "an unrecorded principal"}
 	if n := len(a.Delegation); n > 0 {
 		root = a.Delegation[n-1]
 	}

@@ -21,7 +21,7 @@ var newActionInfo = Info{
 	ID: "D13", Name: "new_action_or_tool",
 	Catches:     "an agent that calls a tool, or writes to a destination, that this task never used; an identity that takes a sensitive action for the first time",
 	Fields:      []string{"tool", "tool_args_dest", "resource of a deleting tool", "task", "session", "action", "identity.registered tools"},
-	Method:      "per (identity, task): the declared tools and what earlier runs used, once a tool list is declared or 5 runs are known. New write tool or new destination of a write: high. New read tool against a declared list: medium. Without a tool: first use of an action of the sensitive list, unless the registration declares it. What raised an alert becomes usual only when it is used again a day later",
+	Method:      "per (identity, task): the declared tools and what earlier runs used, once a tool list is declared or 5 runs are known. New write tool or new destination of a write: high. New read tool against a declared list: medium. Without a tool: first use of an action of the sensitive list, unless the registration declares it. A call that failed is neither judged nor learned; a denied one is judged. What raised an alert becomes usual only when it is used again a day later",
 	StateBytes:  1700,
 	Explanation: "task {t} used tool {x} for the first time ({n} earlier runs); wrote to {arg}, which no earlier run did",
 	Severity:    events.SeverityHigh,
@@ -59,10 +59,10 @@ func sensitiveAction(in *Input, s *State) *Finding {
 	}
 	return &Finding{
 		Severity: events.SeverityMedium,
-		Explanation: fmt.Sprintf("%s %s the sensitive action %s on %s at %s; it is not among its %d usual actions (%d earlier uses) and its registration does not name it",
-			clip(a.Identity), how, clip(a.Action), clip(object(a)), stamp(in.Time), len(s.Actions), s.Uses),
+		Explanation: fmt.Sprintf("%s %s the sensitive action %s on %s at %s; %s, and no registration names it",
+			clip(a.Identity), how, clip(a.Action), clip(object(a)), stamp(in.Time), s.past(a.Action)),
 		Value:     clip(a.Action),
-		Baseline:  fmt.Sprintf("%d usual actions in %d earlier uses", len(s.Actions), s.Uses),
+		Baseline:  s.past(a.Action),
 		Count:     1,
 		Threshold: 1,
 		Response:  RespondContain,
@@ -71,6 +71,9 @@ func sensitiveAction(in *Input, s *State) *Finding {
 
 func newTool(in *Input, s *State) *Finding {
 	a := in.Activity
+	if a.Outcome == events.OutcomeError || a.Outcome == events.OutcomeThrottled {
+		return nil // nothing was done, and nothing is learned from it
+	}
 	t := s.task(Hash(a.Task), in.Time)
 	write := writes(a)
 	var expected []string

@@ -12,7 +12,7 @@ var humanUseInfo = Info{
 	Catches:     "a person at the keyboard of a non-human identity: a console login or another interactive session",
 	Fields:      []string{"interactive", "action", "outcome", "identity_kind"},
 	Method:      "a successful action that the record calls interactive, or a console sign-in",
-	Explanation: "console login by {identity}, which is a {kind}",
+	Explanation: "console login by {identity}, registered or recorded as {kind}",
 	Severity:    events.SeverityMedium,
 	References:  []string{"NHI10", "T1078.004"},
 	Response:    RespondAlert,
@@ -38,7 +38,7 @@ func humanUse(in *Input, _ *State) *Finding {
 	}
 	return &Finding{
 		Severity: events.SeverityMedium,
-		Explanation: fmt.Sprintf("%s by %s, which is a %s, with %s at %s from %s; no person should act as it",
+		Explanation: fmt.Sprintf("%s by %s, registered or recorded as %s, with %s at %s from %s; no person should act as it",
 			what, clip(a.Identity), clip(kind), clip(a.Action), stamp(in.Time), network(a)),
 		Value:     what,
 		Baseline:  "no interactive use of a non-human identity",

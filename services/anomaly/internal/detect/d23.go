@@ -130,10 +130,10 @@ func shared(in *Input, s *State) *Finding {
 	}
 	return &Finding{
 		Severity: events.SeverityHigh,
-		Explanation: fmt.Sprintf("%s changed who may read %s with %s at %s (%s); it never did in %d earlier uses",
-			clip(a.Identity), clip(object(a)), clip(a.Action), stamp(in.Time), to, s.Uses),
+		Explanation: fmt.Sprintf("%s changed who may read %s with %s at %s (%s); %s",
+			clip(a.Identity), clip(object(a)), clip(a.Action), stamp(in.Time), to, s.past(a.Action)),
 		Value:     "a whole data store handed out by " + clip(a.Action),
-		Baseline:  fmt.Sprintf("0 such calls in %d earlier uses", s.Uses),
+		Baseline:  s.past(a.Action),
 		Count:     1,
 		Threshold: 1,
 		Response:  RespondContain,

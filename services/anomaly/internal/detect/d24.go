@@ -105,10 +105,10 @@ func chain(in *Input, s *State, name string, now step) *Finding {
 	}
 	return &Finding{
 		Severity: events.SeverityHigh,
-		Explanation: fmt.Sprintf("%s raised the rights of %s in %d steps within %s: %s (last action %s)",
-			clip(a.Identity), clip(about), len(steps), steps[len(steps)-1].at.Sub(steps[0].at).Round(time.Second), strings.Join(words, ", "), clip(a.Action)),
-		Value:     fmt.Sprintf("%d steps about %s", len(steps), clip(about)),
-		Baseline:  fmt.Sprintf("no such chain in %d earlier uses", s.Uses),
+		Explanation: fmt.Sprintf("%s raised the rights of %s in %s within %s: %s (last action %s)",
+			clip(a.Identity), clip(about), plural(len(steps), "step"), steps[len(steps)-1].at.Sub(steps[0].at).Round(time.Second), strings.Join(words, ", "), clip(a.Action)),
+		Value:     plural(len(steps), "step") + " about " + clip(about),
+		Baseline:  fmt.Sprintf("no such chain more than a day ago (%d earlier uses)", s.Uses),
 		Count:     int64(len(steps)),
 		Threshold: 2,
 		Response:  RespondContain,
@@ -151,4 +151,11 @@ func stepWord(t Tag) string {
 		}
 	}
 	return strings.Join(out, " and ")
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
 }

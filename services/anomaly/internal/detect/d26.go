@@ -32,10 +32,10 @@ func defenceEvasion(in *Input, s *State) *Finding {
 	}
 	return &Finding{
 		Severity: sev,
-		Explanation: fmt.Sprintf("%s %s with %s on %s at %s; it never did in %d earlier uses and its registration does not name the action",
-			clip(a.Identity), how, clip(a.Action), clip(object(a)), stamp(in.Time), s.Uses),
+		Explanation: fmt.Sprintf("%s %s with %s on %s at %s; %s, and no registration names it",
+			clip(a.Identity), how, clip(a.Action), clip(object(a)), stamp(in.Time), s.past(a.Action)),
 		Value:     clip(a.Action),
-		Baseline:  fmt.Sprintf("0 such actions in %d earlier uses", s.Uses),
+		Baseline:  s.past(a.Action),
 		Count:     1,
 		Threshold: 1,
 		Response:  RespondContain,

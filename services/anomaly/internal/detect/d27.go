@@ -13,7 +13,7 @@ var trustAddedInfo = Info{
 	Fields:      []string{"action", "resource", "target", "minted_id", "outcome"},
 	Method:      "list of action names; silent when the target is the identity itself (it renews its own key), when the registration declares the action, or when it is usual (first alerted about more than a day ago)",
 	StateBytes:  16,
-	Explanation: "{identity} added a credential to {target}; it never did in {n} earlier uses",
+	Explanation: "{identity} added a credential to {target}; it is not among the {n} actions remembered of it",
 	Severity:    events.SeverityMedium,
 	References:  []string{"NHI3", "NHI9", "T1098.001", "T1528"},
 	Response:    RespondContain,
@@ -39,10 +39,10 @@ func trustAdded(in *Input, s *State) *Finding {
 	}
 	return &Finding{
 		Severity: sev,
-		Explanation: fmt.Sprintf("%s added %s%s to %s with %s at %s; it never did in %d earlier uses and its registration does not name the action",
-			clip(a.Identity), what, minted, clip(object(a)), clip(a.Action), stamp(in.Time), s.Uses),
+		Explanation: fmt.Sprintf("%s added %s%s to %s with %s at %s; %s, and no registration names it",
+			clip(a.Identity), what, minted, clip(object(a)), clip(a.Action), stamp(in.Time), s.past(a.Action)),
 		Value:     clip(a.Action) + " on " + clip(object(a)),
-		Baseline:  fmt.Sprintf("0 such actions in %d earlier uses", s.Uses),
+		Baseline:  s.past(a.Action),
 		Count:     1,
 		Threshold: 1,
 		Response:  RespondContain,

@@ -436,3 +436,18 @@ func TestListedActions(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { wantOne(t, play(t, c.detector, c.f, c.as...), c.want) })
 	}
 }
+
+// TestExplanationsAreTrue recomputes what an explanation says of the past.
+func TestExplanationsAreTrue(t *testing.T) {
+	stop := "cloudtrail:StopLogging"
+	got := play(t, "D26", nil, use(0, "a:b"), use(time.Minute, "c:d"), use(2*time.Minute, stop), use(2*time.Hour, stop))
+	if len(got) != 2 {
+		t.Fatalf("%d findings, want 2", len(got))
+	}
+	if !strings.Contains(got[0].Explanation, "not among the 2 actions remembered of it (2 earlier uses)") {
+		t.Error(got[0].Explanation)
+	}
+	if !strings.Contains(got[1].Explanation, "its 1 earlier uses of it began at 2026-03-02T10:02:00Z") {
+		t.Error(got[1].Explanation)
+	}
+}

@@ -1,6 +1,9 @@
 package detect
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Limits of what is kept per identity. Together they stay below MaxBytes.
 const (
@@ -37,6 +40,15 @@ func (s *State) Seen(in *Input, trusted bool) {
 	} else {
 		s.Actions.Hold(h, in.Time, maxActions)
 	}
+}
+
+// past says, for an explanation, what is remembered of an action that is not usual.
+func (s *State) past(action string) string {
+	if i := s.Actions.find(Hash(action)); i >= 0 {
+		v := s.Actions[i]
+		return fmt.Sprintf("its %d earlier uses of it began at %s, less than a day before, and raised an alert", v.n, stamp(time.Unix(int64(v.first), 0)))
+	}
+	return fmt.Sprintf("it is not among the %d actions remembered of it (%d earlier uses)", len(s.Actions), s.Uses)
 }
 
 // Bytes estimates the memory of the state, from above.

@@ -46,6 +46,16 @@ func TestNewTool(t *testing.T) {
 		{"a declared tool", declaredTools, []act{call(0, "send_mail", "anyone@acme.example")}, "", ""},
 		{"another task has its own profile", declaredTools, []act{use(0, "tool:delete_file", func(a *events.Activity) { a.Tool, a.Task = "delete_file", "clean" })}, "", ""},
 		{"no destination recorded", nil, append(usualRuns(5), call(5, "send_mail")), "", ""},
+		{"a call that failed", nil, append(usualRuns(5), func() act {
+			a := call(5, "delete_file")
+			a.Outcome = events.OutcomeError
+			return a
+		}()), "", ""},
+		{"a call that was denied", nil, append(usualRuns(5), func() act {
+			a := call(5, "delete_file")
+			a.Outcome = events.OutcomeDenied
+			return a
+		}()), events.SeverityHigh, "delete_file"},
 		{"the class goes before the name", nil, append(usualRuns(5), func() act {
 			a := call(5, "delete_file")
 			a.ActionClass = events.ClassRead

@@ -45,30 +45,41 @@ func (n neutral) activity(t testing.TB) (Meta, *events.Activity) {
 	return Meta{ID: n.ID, Source: "cloudtrail", Tenant: n.Tenant, Time: at}, a
 }
 
-// shared finds evaluation data beside the repository. A checkout without it says so
-// and uses the module's own copy, when there is one.
-func shared(t testing.TB, name string) io.Reader {
+// onData runs f on the module's own copy of the named files and on the whole data
+// beside the repository. A checkout without the latter says so.
+func onData(t *testing.T, names []string, f func(t *testing.T, files []io.Reader)) {
 	t.Helper()
-	for _, dir := range []string{filepath.Join("..", "..", "..", "..", "..", "shared", "data", "detection"), "testdata"} {
-		f, err := os.Open(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			t.Logf("%s is absent from %s", name, dir)
+	whole := filepath.Join("..", "..", "..", "..", "..", "shared", "data", "detection")
+	for _, d := range []struct{ name, dir string }{{"own", "testdata"}, {"whole", whole}} {
+		if _, err := os.Stat(filepath.Join(d.dir, names[0])); errors.Is(err, fs.ErrNotExist) && d.dir == whole {
+			t.Logf("%s is not beside the repository; tested on the module's own copy only", names[0])
 			continue
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		if !strings.HasSuffix(name, ".gz") {
-			return f
-		}
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return z
+		t.Run(d.name, func(t *testing.T) {
+			var files []io.Reader
+			for _, n := range names {
+				files = append(files, open(t, filepath.Join(d.dir, n)))
+			}
+			f(t, files)
+		})
 	}
-	return nil
+}
+
+func open(t *testing.T, path string) io.Reader {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if !strings.HasSuffix(path, ".gz") {
+		return f
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
 }
 
 func lines[T any](t testing.TB, r io.Reader) []T {

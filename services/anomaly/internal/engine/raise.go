@@ -115,8 +115,8 @@ func (e *Engine) alert(info *detect.Info, f *detect.Finding, s subject, c *incid
 		Score:       score(sev, f),
 		Identity:    s.name(),
 		Credential:  s.a.Credential,
-		Task:        detect.Clip(s.a.Task, 256),
-		Session:     detect.Clip(s.a.Session, 256),
+		Task:        detect.Clip(s.a.Task, 250),
+		Session:     detect.Clip(s.a.Session, 250),
 		Explanation: f.Explanation,
 		Value:       f.Value,
 		Baseline:    f.Baseline,
@@ -141,6 +141,7 @@ func (e *Engine) alert(info *detect.Info, f *detect.Finding, s subject, c *incid
 		a.Owner = s.a.Owner
 		a.Explanation += "; the identity is not registered, so nobody is known to answer for it"
 	}
+	a.Explanation, a.Value, a.Baseline = detect.Clip(a.Explanation, 2000), detect.Clip(a.Value, 1000), detect.Clip(a.Baseline, 1000)
 	a.Proposed = propose(f, s, a)
 	return a
 }
