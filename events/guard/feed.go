@@ -185,8 +185,14 @@ func VerifyReceipt(p events.ReceiptSigned, key ed25519.PublicKey) error {
 // was not signed by the feed's key or makes no sense.
 type item struct {
 	seq   uint64
+	data  []byte // of an entry, as it was signed
 	entry *Entry
 	beat  *Heartbeat
+}
+
+// of reports whether the message is signed and of the given epoch.
+func (it item) of(epoch uint64) bool {
+	return it.entry != nil && it.entry.Epoch == epoch || it.beat != nil && it.beat.Epoch == epoch
 }
 
 // decode never fails: whoever can write to the stream could otherwise stop a guard
@@ -202,7 +208,7 @@ func decode(m Message, key ed25519.PublicKey) item {
 	}
 	// The subject is not signed; an entry counts only where its handle belongs.
 	if e, err := OpenEntry(m.Data, key); err == nil && e.Handle.String() == name {
-		it.entry = &e
+		it.entry, it.data = &e, m.Data
 	}
 	return it
 }

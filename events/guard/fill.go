@@ -5,35 +5,27 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-
-	"github.com/lanyard-nhi/lanyard/events/lineage"
 )
 
-// sight is what a resync has met: the newest heartbeat, the sequence of every
-// handle's entry, and what is to be answered if the feed may be trusted.
+// sight is what a resync has met: the newest heartbeat, and what is to be recorded
+// and answered if the feed may be trusted.
 type sight struct {
 	beat   *arrival
-	last   map[lineage.Handle]uint64
 	answer []pending
 }
 
-func (s *sight) note(a arrival) {
-	if a.beat != nil {
-		s.beat = &a
-	}
-	if a.entry != nil {
-		s.last[a.entry.Handle] = a.seq
-	}
-}
-
 // resync reads the whole feed from its beginning and decides whether it may be
-// trusted: it must not be older than what this guard has seen before.
-func (g *Guard) resync(ctx context.Context) error {
+// trusted: it must not be older than what this guard has seen before. What waits in
+// the queue is in what is read, or comes from a stream that is over.
+func (g *Guard) resync(ctx context.Context, queue <-chan arrival) error {
+	for len(queue) > 0 {
+		<-queue
+	}
 	g.update(func(p *position) {
 		p.trusted = false
-		p.applied, p.lastEntry, p.filledTo, p.newest = 0, 0, 0, nil
+		p.applied, p.lastEntry, p.filledTo = 0, 0, 0
 	})
-	seen := &sight{last: map[lineage.Handle]uint64{}}
+	seen := &sight{}
 	settled, err := g.fill(ctx, 1, seen)
 	if err != nil {
 		return fmt.Errorf("read the kill feed: %w", err)
@@ -43,8 +35,14 @@ func (g *Guard) resync(ctx context.Context) error {
 	if seen.beat != nil {
 		epoch = seen.beat.beat.Epoch
 	}
-	if err := g.notOlder(p, epoch, seen); err != nil {
-		return err
+	// The feed must not be older than what this guard has seen of it, in this run or
+	// before a restart. One that was cut back and has grown again is trusted: the
+	// journal holds whatever it lacks that was answered for.
+	switch {
+	case epoch < p.state.Epoch:
+		return fmt.Errorf("%w: it is of epoch %d, this guard has seen epoch %d", errBehind, epoch, p.state.Epoch)
+	case epoch == p.state.Epoch && p.applied < p.state.Sequence:
+		return fmt.Errorf("%w: it ends at %d, this guard has seen %d", errBehind, p.applied, p.state.Sequence)
 	}
 	if err := g.trust(epoch); err != nil {
 		return err
@@ -60,29 +58,13 @@ func (g *Guard) resync(ctx context.Context) error {
 	return nil
 }
 
-// notOlder compares the feed with what this guard has seen of it, in this run or
-// before a restart.
-func (g *Guard) notOlder(p position, epoch uint64, seen *sight) error {
-	switch m := p.state.Newest; {
-	case epoch < p.state.Epoch:
-		return fmt.Errorf("%w: it is of epoch %d, this guard has seen epoch %d", errBehind, epoch, p.state.Epoch)
-	case epoch > p.state.Epoch:
-		return nil
-	case p.applied < p.state.Sequence:
-		return fmt.Errorf("%w: it ends at %d, this guard has seen %d", errBehind, p.applied, p.state.Sequence)
-	case m != nil && seen.last[m.Handle] < m.Sequence && !g.set.holds(m.Handle) && !g.cfg.Now().After(m.Keep):
-		return fmt.Errorf("%w: the entry at %d is gone", errBehind, m.Sequence)
-	}
-	return nil
-}
-
 // trust takes the feed as read so far for the state. An epoch counts only once it is
 // stored: what it ended must not come back after a restart.
 func (g *Guard) trust(epoch uint64) error {
 	var store bool
 	g.update(func(p *position) {
 		if epoch != p.state.Epoch {
-			p.state.Epoch, p.state.Sequence, p.state.Answered, p.state.Newest = epoch, 0, 0, nil
+			p.state.Epoch, p.state.Sequence, p.state.Answered = epoch, 0, 0
 		}
 		if p.fresh {
 			p.state.Answered, p.fresh = p.applied, false
@@ -113,8 +95,11 @@ func (g *Guard) fill(ctx context.Context, from uint64, seen *sight) (settled boo
 		batch := make([]Message, 0, fillBatch)
 		flush := func() {
 			for _, a := range g.decodeAll(batch) {
-				if seen != nil {
-					seen.note(a)
+				if seen != nil && a.beat != nil {
+					seen.beat = &a
+				}
+				if a.entry == nil && a.beat == nil {
+					g.update(func(p *position) { p.ignored++ })
 				}
 				answer = append(answer, g.take(a)...)
 			}

@@ -105,7 +105,7 @@ func (g *Guard) follow(ctx context.Context, queue <-chan arrival, synced chan<- 
 	defer first()
 	catchUp := func() bool {
 		return retry(ctx, func() error {
-			err := g.resync(ctx)
+			err := g.resync(ctx, queue)
 			if err != nil {
 				g.trouble(err.Error())
 			}
@@ -141,11 +141,25 @@ func (g *Guard) step(ctx context.Context, a arrival) (again bool, err error) {
 	if a.beat != nil && a.beat.Epoch > p.state.Epoch {
 		return true, nil
 	}
+	if !a.of(p.state.Epoch) {
+		// Forged, broken or from a stream that is over. The stream is asked what stands
+		// there, if anything: this must not take the place of what belongs there.
+		g.update(func(p *position) { p.ignored++ })
+		if a.seq <= p.applied {
+			return false, nil
+		}
+		_, err := g.fill(ctx, p.applied+1, nil)
+		return errors.Is(err, errBehind), err
+	}
 	switch {
 	case a.seq == p.applied+1:
 		answer := g.take(a)
 		g.update(func(p *position) { p.advance(a.seq) })
 		g.answers.add(answer...)
+	case a.entry != nil && a.seq <= p.applied && a.seq > max(p.lastEntry, p.filledTo):
+		// Something else was taken for this entry.
+		_, err := g.fill(ctx, a.seq, nil)
+		return errors.Is(err, errBehind), err
 	case a.seq <= p.applied:
 		// Seen, or the stream went back. A later heartbeat with an earlier sequence
 		// makes that worth a look.
@@ -169,29 +183,24 @@ func (g *Guard) step(ctx context.Context, a arrival) (again bool, err error) {
 	return false, nil
 }
 
-// take applies an entry and returns what is to be answered once the position covers it.
+// take applies an entry and returns what is to be recorded and answered once the position covers it.
 func (g *Guard) take(a arrival) []pending {
 	if a.entry == nil {
-		if a.beat == nil {
-			g.update(func(p *position) { p.ignored++ })
-		}
 		return nil
 	}
 	e := *a.entry
 	if a.outcome == "" {
 		a.outcome = g.set.apply(e)
 	}
-	answer := false
+	first := false
 	g.update(func(p *position) {
-		if a.seq > p.lastEntry {
-			p.lastEntry, p.newest = a.seq, &mark{e.Handle, a.seq, e.Keep}
-		}
-		answer = !p.fresh && e.Mode != events.ModeLift
+		p.lastEntry = max(p.lastEntry, a.seq)
+		first = p.fresh // what was there before this guard needs no answer
 	})
-	if !answer {
+	if first {
 		return nil
 	}
-	return []pending{{entry: e, seq: a.seq, outcome: a.outcome, applied: a.wall}}
+	return []pending{{entry: e, seq: a.seq, data: a.data, outcome: a.outcome, applied: a.wall}}
 }
 
 // beat renews the lease. A heartbeat counts from its receipt, but from no later than
@@ -200,9 +209,6 @@ func (g *Guard) beat(ctx context.Context, a arrival) error {
 	p := g.position()
 	b := *a.beat
 	switch {
-	case b.Epoch < p.state.Epoch:
-		g.update(func(p *position) { p.ignored++ })
-		return fmt.Errorf("heartbeat of epoch %d, which is over: this is epoch %d", b.Epoch, p.state.Epoch)
 	case b.Time.After(a.wall.Add(g.cfg.Lease)):
 		g.update(func(p *position) { p.ignored++ })
 		return fmt.Errorf("heartbeat is signed %s ahead of this guard's clock", b.Time.Sub(a.wall).Round(time.Second))

@@ -66,7 +66,8 @@ type Guard struct {
 	running  atomic.Bool
 	answers  answers
 
-	saving sync.Mutex // held while the state file is written; taken before mu
+	saving sync.Mutex // guards keeper; taken before mu
+	keeper keeper
 	mu     sync.Mutex
 	pos    position
 }
@@ -74,21 +75,21 @@ type Guard struct {
 // position is where the guard stands in the feed. Only the follower changes it.
 type position struct {
 	// state is what must not be forgotten. It moves on only while the feed is
-	// trusted; the state file may be behind it.
+	// trusted; what is stored may be behind it.
 	state     persisted
 	fresh     bool   // there was no state before this start
 	trusted   bool   // the feed is not older than state
 	applied   uint64 // every message up to here that still exists is applied
 	lastEntry uint64 // sequence of the newest entry applied
 	filledTo  uint64 // a fill reached up to here
-	newest    *mark  // the entry at lastEntry
 
 	beatTime time.Time // signed time of the newest heartbeat that renewed the lease
 	beatBoot time.Duration
 	beaten   bool
 	ignored  uint64
 
-	savedEpoch uint64 // in the state file
+	savedEpoch uint64 // that is stored
+	journal    int    // lines of the journal
 	problem    string // what keeps the guard from being fresh
 	answering  string // what keeps receipts from being delivered
 	attending  string // what keeps presence from being delivered
@@ -99,14 +100,18 @@ func (p *position) advance(seq uint64) {
 	p.applied = max(p.applied, seq)
 	if p.trusted {
 		p.state.Sequence = p.applied
-		if p.newest != nil {
-			p.state.Newest = p.newest
-		}
 	}
 }
 
 // New checks the configuration, reads the state file or makes it; Run starts the guard.
 func New(cfg Config) (*Guard, error) {
+	if cfg.StateFile == "" {
+		return newGuard(cfg, new(forgetful))
+	}
+	return newGuard(cfg, &files{path: cfg.StateFile})
+}
+
+func newGuard(cfg Config, k keeper) (*Guard, error) {
 	switch {
 	case cfg.Point == "", cfg.Issuer == "", cfg.Audience == "":
 		return nil, errors.New("make guard: point, issuer and audience are required")
@@ -132,7 +137,7 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Boot == nil {
 		cfg.Boot = bootClock()
 	}
-	state, fresh, err := load(cfg.StateFile, cfg.Point)
+	state, lines, fresh, err := k.load(cfg.Point)
 	if err != nil {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
 	}
@@ -144,11 +149,14 @@ func New(cfg Config) (*Guard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
 	}
-	return &Guard{
-		cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(),
-		ready: make(chan struct{}), answers: newAnswers(),
-		pos: position{state: state, fresh: fresh, savedEpoch: state.Epoch, problem: "has not caught up yet"},
-	}, nil
+	g := &Guard{cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(), keeper: k,
+		ready: make(chan struct{}), answers: newAnswers()}
+	savedEpoch := state.Epoch
+	if err := g.restore(&state, lines, cfg.Now()); err != nil {
+		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
+	}
+	g.pos = position{state: state, fresh: fresh, savedEpoch: savedEpoch, journal: len(lines), problem: "has not caught up yet"}
+	return g, nil
 }
 
 // Ready is closed when the guard has caught up and its lease is valid for the first time.
@@ -181,7 +189,8 @@ type Status struct {
 	Problem  string        `json:"problem,omitempty"`
 	// LastEntry is the stream sequence of the newest kill entry it has applied.
 	LastEntry uint64 `json:"last_entry"`
-	// Ignored counts messages of the feed that were forged or made no sense.
+	// Ignored counts messages of the feed that were forged or made no sense, each time
+	// they were met.
 	Ignored uint64 `json:"ignored"`
 }
 

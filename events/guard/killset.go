@@ -104,14 +104,6 @@ func (s *killSet) find(lin []lineage.Handle, now time.Time) (Entry, bool) {
 	return Entry{}, false
 }
 
-// holds reports whether h is revoked, or frozen whether or not that has ended.
-func (s *killSet) holds(h lineage.Handle) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	_, frozen := s.frozen[h]
-	return frozen || s.dead.find(h) >= 0
-}
-
 // sweep drops what no living token can meet any more at now.
 func (s *killSet) sweep(now time.Time) {
 	s.mu.Lock()

@@ -13,7 +13,7 @@ import (
 
 func handle(n uint64) lineage.Handle {
 	var h lineage.Handle
-	binary.BigEndian.PutUint64(h[4:], n)
+	binary.BigEndian.PutUint64(h[4:], n+1)
 	return h
 }
 

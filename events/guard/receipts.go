@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -16,12 +17,14 @@ const (
 	answerBatch   = 256             // receipts behind one write of the state file
 	answerAtOnce  = 8               // deliveries in flight
 	answerTimeout = 5 * time.Second // of one delivery
+	journalMin    = 4096            // lines before the journal is rewritten
 )
 
-// pending is an entry that is applied and has no receipt yet.
+// pending is an entry that is applied, and not yet recorded and answered.
 type pending struct {
 	entry   Entry
 	seq     uint64
+	data    []byte // signed entry; nil when it is recorded
 	outcome events.ReceiptOutcome
 	applied time.Time
 }
@@ -76,9 +79,9 @@ func (q *answers) putBack(p []pending) {
 	q.items = append(slices.Clone(p), q.items...)
 }
 
-// answer signs and delivers receipts until ctx ends. The state file covers an entry
-// before its receipt is signed, so a receipt stays true over a restart: the guard
-// then trusts no feed that lacks the entry.
+// answer signs and delivers receipts until ctx ends. The journal holds an entry
+// before its receipt is signed, so a receipt stays true over a restart whatever the
+// feed looks like then.
 func (g *Guard) answer(ctx context.Context) {
 	pause := retryMin
 	for {
@@ -106,17 +109,17 @@ func (g *Guard) answer(ctx context.Context) {
 
 // deliver returns the receipts that have to be tried again.
 func (g *Guard) deliver(ctx context.Context, batch []pending) (failed []pending, err error) {
-	if err := g.persist(); err != nil {
+	p := g.position()
+	if err := g.record(p.state, batch); err != nil {
 		return batch, err
 	}
-	p := g.position()
 	errs := make([]error, len(batch))
 	slots := make(chan struct{}, answerAtOnce)
 	var wg sync.WaitGroup
 	for i, a := range batch {
-		// An entry beyond the stored state belongs to an epoch that is over, and one
-		// past its retention interests nobody.
-		if a.seq > p.state.Sequence || g.cfg.Now().After(a.entry.Keep) {
+		// An entry beyond the position belongs to an epoch that is over, one past its
+		// retention interests nobody, and a lift ends what was answered already.
+		if a.seq > p.state.Sequence || g.cfg.Now().After(a.entry.Keep) || a.entry.Mode == events.ModeLift {
 			continue
 		}
 		slots <- struct{}{}
@@ -168,12 +171,58 @@ func (g *Guard) state(ctx context.Context, id string, p events.Payload) error {
 	return nil
 }
 
-// persist writes the state file.
+// record makes the entries durable.
+func (g *Guard) record(now persisted, batch []pending) error {
+	var lines []line
+	for _, a := range batch {
+		switch {
+		case a.data == nil:
+		case a.seq <= now.Sequence:
+			lines = append(lines, line{now.Epoch, a.seq, a.data})
+		default: // of an epoch that is over; its sequence means nothing now
+			lines = append(lines, line{0, 0, a.data})
+		}
+	}
+	g.saving.Lock()
+	defer g.saving.Unlock()
+	if err := g.keeper.record(lines); err != nil {
+		return err
+	}
+	for i := range batch {
+		batch[i].data = nil
+	}
+	g.update(func(p *position) { p.journal += len(lines) })
+	return nil
+}
+
+// tidy rewrites the journal when most of it is past its retention.
+func (g *Guard) tidy(now time.Time) error {
+	if n := g.position().journal; n < journalMin || n < 4*g.set.size() {
+		return nil
+	}
+	kept := 0
+	g.saving.Lock()
+	defer g.saving.Unlock()
+	err := g.keeper.compact(func(l line) bool {
+		e, err := OpenEntry(l.data, g.cfg.FeedKey)
+		live := err == nil && !now.After(e.Keep)
+		if live {
+			kept++
+		}
+		return live
+	})
+	if err == nil {
+		g.update(func(p *position) { p.journal = kept })
+	}
+	return err
+}
+
+// persist stores the position.
 func (g *Guard) persist() error {
 	g.saving.Lock()
 	defer g.saving.Unlock()
 	s := g.position().state
-	if err := s.save(g.cfg.StateFile); err != nil {
+	if err := g.keeper.save(s); err != nil {
 		return err
 	}
 	g.update(func(p *position) { p.savedEpoch = s.Epoch })
@@ -191,20 +240,19 @@ func (g *Guard) attend(ctx context.Context, synced <-chan struct{}) {
 	}
 	tick := time.NewTicker(g.cfg.Presence)
 	defer tick.Stop()
-	var stored *mark
 	for {
-		p := g.position()
 		// Retention ends by both clocks: ours, by which tokens expire here, and the
 		// senders', so that a jump of ours cannot bring anything back.
-		g.set.sweep(earlier(g.cfg.Now(), p.beatTime))
-		if p.state.Newest != stored && g.persist() == nil {
-			stored = p.state.Newest
+		over := earlier(g.cfg.Now(), g.position().beatTime)
+		g.set.sweep(over)
+		err := errors.Join(g.tidy(over), g.persist(), g.present(ctx, false))
+		if ctx.Err() == nil {
+			what := ""
+			if err != nil {
+				what = err.Error()
+			}
+			g.update(func(p *position) { p.attending = what })
 		}
-		what := ""
-		if err := g.present(ctx, false); err != nil && ctx.Err() == nil {
-			what = err.Error()
-		}
-		g.update(func(p *position) { p.attending = what })
 		select {
 		case <-ctx.Done():
 			return

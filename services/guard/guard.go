@@ -1,0 +1,193 @@
+// Package guard is the forward-auth server: the guard library for whatever is not
+// written in Go. A reverse proxy asks GET /v1/check for every request it forwards
+// (nginx auth_request, Traefik forwardAuth, Envoy ext_authz over HTTP) and lets it
+// through on 200. It must be reachable by that proxy only: the proxy says which
+// request is meant.
+package guard
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/guard"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Headers of an answer that allows, for the proxy to hand on. They are always set,
+// so that none of the caller's own can take their place.
+const (
+	HeaderIdentity = "X-Lanyard-Identity"
+	HeaderTenant   = "X-Lanyard-Tenant"
+	HeaderTask     = "X-Lanyard-Task"
+)
+
+type server struct {
+	guard     *guard.Guard
+	log       *zap.Logger
+	decisions *prometheus.CounterVec
+}
+
+// New builds the service. It is an enforcement point of its own, beside the guard
+// that protects the process's APIs.
+func New(env service.Env) (service.Service, error) {
+	c := env.Config.Guard
+	s := &server{log: env.Log, decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lanyard_guard_decisions_total", Help: "Decisions of the forward-auth server, by code of the denial or \"allowed\".",
+	}, []string{"code"})}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	if env.Metrics != nil {
+		if err := env.Metrics.Register(s.decisions); err != nil {
+			return service.Service{}, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	dir := filepath.Join(env.Config.Data, "guards")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return service.Service{}, fmt.Errorf("make directory of guard states: %w", err)
+	}
+	audience := c.Audience
+	if audience == "" {
+		audience = env.Config.Issuer.URL
+	}
+	g, err := guard.New(guard.Config{
+		Point: c.Point, Tenant: c.Tenant, Issuer: env.Config.Issuer.URL, Audience: audience,
+		Keys: env.IssuerKeys, FeedKey: env.FeedKey, Feed: env.Feed,
+		StateFile: filepath.Join(dir, url.PathEscape(c.Point)+".json"),
+		Lease:     time.Duration(c.Lease), Denied: s.denied, Now: env.Now,
+	})
+	if err != nil {
+		return service.Service{}, err
+	}
+	s.guard = g
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/check", s.check)
+	mux.HandleFunc("POST /v1/check", s.check)
+	mux.Handle("GET /v1/status", env.Authorize(service.ScopeRead, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		service.JSON(w, http.StatusOK, g.Status())
+	})))
+	return service.Service{
+		Name:      "guard",
+		Tasks:     []service.Task{{Name: "feed", Run: func(ctx context.Context) error { return g.Run(ctx) }}},
+		Publishes: []string{events.TypeReceiptSigned, events.TypeGuardAttached},
+		Points:    []service.Enforcement{{Tenant: c.Tenant, Point: c.Point}},
+		HTTP:      mux,
+	}, nil
+}
+
+// check answers 200 with the identity, or 401, 403 or 503 (RFC 6750). Parameters:
+// scope, space delimited and repeatable, all of which are required; min_sequence,
+// see guard.Request.
+func (s *server) check(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	scopes := strings.Fields(strings.Join(q["scope"], " "))
+	for _, sc := range scopes {
+		if !scopeToken(sc) {
+			service.Problem(w, http.StatusBadRequest, "invalid_scope", "the parameter scope is not a list of scopes (RFC 6749 section 3.3)")
+			return
+		}
+	}
+	var atLeast uint64
+	if v := q.Get("min_sequence"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			service.Problem(w, http.StatusBadRequest, "invalid_sequence", "the parameter min_sequence is not a number")
+			return
+		}
+		atLeast = n
+	}
+	meant, err := forwarded(r)
+	if err != nil {
+		service.Problem(w, http.StatusBadRequest, "invalid_forwarded", err.Error())
+		return
+	}
+	claims, err := s.guard.Check(r.Context(), guard.Request{
+		Token: guard.Presented(r), Scopes: scopes, HTTP: meant, MinSequence: atLeast,
+	})
+	if d, denied := err.(*guard.Denial); denied {
+		d.Respond(w)
+		return
+	}
+	s.decisions.WithLabelValues("allowed").Inc()
+	h := w.Header()
+	h.Set(HeaderIdentity, claims.Subject)
+	h.Set(HeaderTenant, claims.Tenant)
+	h.Set(HeaderTask, claims.Task)
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+}
+
+// forwarded is the request that the proxy asks about, as far as a sender constraint
+// needs it: method and URL by X-Forwarded-Method, -Proto, -Host and -Uri (Traefik,
+// Envoy) or X-Original-Method and X-Original-URL (nginx). It has no TLS state: the
+// certificate of this connection is the proxy's, so a token bound to a certificate
+// is denied here.
+func forwarded(r *http.Request) (*http.Request, error) {
+	first := func(names ...string) string {
+		for _, n := range names {
+			if v := r.Header.Get(n); v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	out := &http.Request{Method: r.Method, Header: r.Header, URL: r.URL, Host: r.Host}
+	if m := first("X-Forwarded-Method", "X-Original-Method"); m != "" {
+		out.Method = m
+	}
+	target := first("X-Original-URL", "X-Forwarded-Uri")
+	if target == "" {
+		return out, nil
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, fmt.Errorf("the forwarded URL does not parse")
+	}
+	if !u.IsAbs() {
+		if host := first("X-Forwarded-Host"); host != "" {
+			u.Host = host
+		} else {
+			u.Host = r.Host
+		}
+		if u.Scheme = first("X-Forwarded-Proto"); u.Scheme == "" {
+			u.Scheme = "https"
+		}
+	}
+	out.URL, out.Host = u, u.Host
+	return out, nil
+}
+
+// scopeToken reports whether s is a scope (RFC 6749 section 3.3).
+func scopeToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// denied is the operator's record of a refusal. The caller learns less.
+func (s *server) denied(d guard.Denial) {
+	s.decisions.WithLabelValues(d.Code).Inc()
+	fields := []zap.Field{zap.String("code", d.Code), zap.String("reason", d.Reason)}
+	if d.Claims != nil {
+		fields = append(fields, zap.String("identity", d.Claims.Subject), zap.String("tenant", d.Claims.Tenant),
+			zap.String("task", d.Claims.Task), zap.String("jti", d.Claims.ID))
+	}
+	if d.Code == guard.CodeRevoked || d.Code == guard.CodeFrozen {
+		fields = append(fields, zap.String("revocation", d.Revocation), zap.String("by", d.By),
+			zap.Time("at", d.At), zap.Stringer("handle", d.Handle))
+	}
+	s.log.Info("denied", fields...)
+}
