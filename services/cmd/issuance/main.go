@@ -1,0 +1,11 @@
+// Command issuance runs the service issuance of Lanyard as a process of its own.
+package main
+
+import (
+	"os"
+
+	"github.com/lanyard-nhi/lanyard/services/issuance"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+)
+
+func main() { os.Exit(service.Main("issuance", issuance.New)) }
