@@ -16,8 +16,6 @@ const (
 	maxGroupBytes = 4 << 20 // data per atomic batch
 	maxCommits    = 2       // commits of one stream under way at once
 	maxSplit      = 8       // batches of a refused group under way at once
-
-	regroup = 50 * time.Microsecond // pause after a group
 )
 
 // Error codes of nats-server (jetstream_errors_generated.go) that nats.go has no name for.
@@ -52,9 +50,11 @@ type committer struct {
 
 	mu     sync.Mutex
 	queue  []*pending
-	queued int // messages in queue
-	busy   int // commits under way
-	recent int // batches in the group taken last
+	queued int           // messages in queue
+	busy   int           // commits under way
+	recent int           // batches in the group taken last
+	want   chan struct{} // closed when wanted messages wait; nil when nobody waits for that
+	wanted int
 	costs  costs
 }
 
@@ -63,6 +63,10 @@ func (m *committer) add(p *pending) {
 	defer m.mu.Unlock()
 	m.queue = append(m.queue, p)
 	m.queued += len(p.items)
+	if m.want != nil && m.queued >= m.wanted {
+		close(m.want)
+		m.want, m.wanted = nil, 0
+	}
 	// A second commit beside one under way pays only for a large group, or when
 	// there is nothing to group.
 	if m.busy == 0 || m.busy < maxCommits && (m.recent <= 1 || m.queued >= maxGroup/2) {
@@ -71,17 +75,25 @@ func (m *committer) add(p *pending) {
 	}
 }
 
-// direct publishes a single message at once when that is the cheaper way, and
-// answers for it; false when it must be added.
+// direct publishes a single message in its caller's goroutine: when nothing else is
+// under way, or when that is the cheaper way for many too. It reports whether p is
+// answered; otherwise it must be added.
 func (m *committer) direct(ctx context.Context, p *pending) bool {
 	if len(p.items) > 1 {
 		return false
 	}
 	m.mu.Lock()
-	direct := m.costs.direct(time.Now())
-	m.mu.Unlock()
-	if !direct {
+	idle := m.busy == 0
+	if !idle && !m.costs.direct(time.Now()) {
+		m.mu.Unlock()
 		return false
+	}
+	if idle {
+		m.busy, m.recent = 1, 1
+	}
+	m.mu.Unlock()
+	if idle {
+		defer m.next()
 	}
 	ack, err := m.c.js.PublishMsgAsync(p.messages()[0])
 	if err != nil {
@@ -90,12 +102,24 @@ func (m *committer) direct(ctx context.Context, p *pending) bool {
 	select {
 	case a := <-ack.Ok():
 		p.seq = a.Sequence
+		m.c.noteAnswer()
 	case <-ack.Err():
-		p.seq, p.err = m.alone(p)
+		return false
 	case <-ctx.Done():
 		p.err = fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	}
 	return true
+}
+
+// next lets what came meanwhile go.
+func (m *committer) next() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.queue) > 0 {
+		go m.work()
+		return
+	}
+	m.busy--
 }
 
 // withdraw takes p out of the queue, unless it was sent already.
@@ -128,10 +152,31 @@ func (m *committer) work() {
 		m.costs.note(atomic, messages, now.Sub(start), now)
 		m.mu.Unlock()
 		if atomic && len(group) > 1 {
-			// Its callers are about to come back; what they bring goes together.
-			time.Sleep(regroup)
+			m.regroup(messages, now.Sub(start)/4)
 		}
 	}
+}
+
+// regroup waits after a group for its callers to come back, so that what they bring
+// goes together too: until as many messages wait as it had, but not long.
+func (m *committer) regroup(messages int, most time.Duration) {
+	m.mu.Lock()
+	if messages == 0 || m.queued >= messages || m.want != nil {
+		m.mu.Unlock()
+		return
+	}
+	want := make(chan struct{})
+	m.want, m.wanted = want, messages
+	m.mu.Unlock()
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-want:
+	case <-timer.C:
+	}
+	m.mu.Lock()
+	m.want = nil
+	m.mu.Unlock()
 }
 
 // take takes the next group and decides how it is sent. It is nil when there is

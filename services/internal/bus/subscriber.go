@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -50,12 +49,10 @@ func NewSubscriber(c *Conn, cfg SubscriberConfig) *Subscriber {
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	sub := &subscription{
 		s: s, topic: topic, out: make(chan *message.Message), closing: make(chan struct{}), gone: make(chan struct{}),
-		lanes: make([]lane, max(s.cfg.Lanes, 1)), seed: maphash.MakeSeed(),
 	}
+	sub.lanes = lanes{most: max(s.cfg.Lanes, 1), handle: sub.handOut, keys: make(map[string]*lane)}
+	sub.held = held{grace: s.c.t.ackWait, keys: make(map[string][]heldMessage)}
 	sub.ctx, sub.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	for i := range sub.lanes {
-		sub.lanes[i].sub = sub
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -100,9 +97,8 @@ type subscription struct {
 
 	ctx    context.Context // of messages; ends after the grace period
 	cancel context.CancelFunc
-	seed   maphash.Seed
-	lanes  []lane
-	wg     sync.WaitGroup // running lanes
+	lanes  lanes
+	held   held
 }
 
 func (sub *subscription) stop() { sub.once.Do(func() { close(sub.closing) }) }
@@ -137,8 +133,7 @@ func (sub *subscription) receive(m jetstream.Msg) {
 		sub.giveBack(m)
 		return
 	}
-	n := maphash.String(sub.seed, sub.s.cfg.Key(m)) % uint64(len(sub.lanes))
-	sub.lanes[n].push(m)
+	sub.lanes.push(sub.s.cfg.Key(m), m)
 }
 
 // giveBack lets another process have the message at once.
@@ -159,7 +154,7 @@ func (sub *subscription) supervise(ctx context.Context, consume jetstream.Consum
 			sub.stop()
 		case <-sub.closing:
 		case <-alive.C:
-			sub.inProgress()
+			sub.lanes.inProgress()
 			continue
 		case <-consume.Closed():
 			consume = sub.again(ctx)
@@ -210,11 +205,11 @@ func (sub *subscription) end(consume jetstream.ConsumeContext, alive <-chan time
 		select {
 		case <-closed:
 			closed = nil
-			go func() { sub.wg.Wait(); close(done) }()
+			go func() { sub.lanes.wg.Wait(); close(done) }()
 		case <-done:
 			waiting = false
 		case <-alive:
-			sub.inProgress()
+			sub.lanes.inProgress()
 		case <-grace.C:
 			sub.cancel() // handlers are told, lanes give up
 			if closed != nil {
@@ -233,66 +228,25 @@ func (sub *subscription) end(consume jetstream.ConsumeContext, alive <-chan time
 	close(sub.gone)
 }
 
-// inProgress tells the server about every message that is held.
-func (sub *subscription) inProgress() {
-	for i := range sub.lanes {
-		sub.lanes[i].inProgress()
-	}
-}
-
-// lane hands out its messages one after the other. It has a goroutine only while it
-// has messages.
-type lane struct {
-	sub *subscription
-
-	mu      sync.Mutex
-	queue   []jetstream.Msg
-	current jetstream.Msg
-	running bool
-}
-
-func (l *lane) push(m jetstream.Msg) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue = append(l.queue, m)
-	if !l.running {
-		l.running = true
-		l.sub.wg.Add(1)
-		go l.run()
-	}
-}
-
-func (l *lane) run() {
-	defer l.sub.wg.Done()
-	for {
-		l.mu.Lock()
-		if len(l.queue) == 0 {
-			l.queue, l.current, l.running = nil, nil, false
-			l.mu.Unlock()
-			return
-		}
-		l.current, l.queue = l.queue[0], l.queue[1:]
-		m := l.current
-		l.mu.Unlock()
-		l.sub.handOut(m)
-	}
-}
-
-func (l *lane) inProgress() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, m := range append([]jetstream.Msg{l.current}, l.queue...) {
-		if m != nil {
-			_ = m.InProgress() // fails for a message that is settled
-		}
-	}
-}
-
 // handOut gives one message to the reader of the channel and settles it.
-func (sub *subscription) handOut(m jetstream.Msg) {
+func (sub *subscription) handOut(key string, m jetstream.Msg) {
 	if sub.stopping() {
 		sub.giveBack(m)
 		return
+	}
+	if err := sub.offer(key, m); err != nil {
+		sub.s.c.log.Debug("cannot settle a message", zap.Error(err))
+	}
+}
+
+func (sub *subscription) offer(key string, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("read metadata: %w", err)
+	}
+	sequence := meta.Sequence.Stream
+	if delay, ok := sub.held.pass(key, sequence, time.Now()); !ok {
+		return m.NakWithDelay(delay)
 	}
 	ctx, cancel := context.WithCancel(sub.ctx)
 	defer cancel()
@@ -300,45 +254,32 @@ func (sub *subscription) handOut(m jetstream.Msg) {
 	select {
 	case sub.out <- wm:
 	case <-sub.closing:
-		sub.giveBack(m)
-		return
+		return m.Nak()
 	}
-	var err error
 	select {
 	case <-wm.Acked():
-		err = m.Ack()
+		return m.Ack()
 	case <-wm.Nacked():
-		err = m.NakWithDelay(sub.s.c.nakDelay(m, sub.stopping()))
 	case <-sub.ctx.Done():
 		select {
 		case <-wm.Acked(): // both at once: the handler was done
-			err = m.Ack()
+			return m.Ack()
 		default:
-			err = m.Nak()
 		}
 	}
-	if err != nil {
-		sub.s.c.log.Debug("cannot settle a message", zap.Error(err))
+	if sub.stopping() {
+		return m.Nak()
 	}
+	delay := sub.s.c.nakDelay(meta.NumDelivered)
+	sub.held.back(key, sequence, time.Now().Add(delay))
+	return m.NakWithDelay(delay)
 }
 
-// nakDelay grows with the deliveries of a message. While shutting down there is none.
-func (c *Conn) nakDelay(m jetstream.Msg, stopping bool) time.Duration {
-	if stopping {
-		return 0
-	}
-	n := deliveries(m)
+// nakDelay grows with the deliveries of a message.
+func (c *Conn) nakDelay(deliveries uint64) time.Duration {
 	d := c.t.nakFirst
-	for ; n > 1 && d < c.t.nakMax; n-- {
+	for ; deliveries > 1 && d < c.t.nakMax; deliveries-- {
 		d *= 2
 	}
 	return min(d, c.t.nakMax)
-}
-
-func deliveries(m jetstream.Msg) uint64 {
-	meta, err := m.Metadata()
-	if err != nil {
-		return 1
-	}
-	return meta.NumDelivered
 }
