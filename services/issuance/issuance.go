@@ -66,7 +66,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		TTL:      min(cmp.Or(time.Duration(cfg.TTL), defaultTTL), ceilingTTL),
 		MaxTTL:   min(cmp.Or(time.Duration(cfg.MaxTTL), ceilingTTL), ceilingTTL),
 		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth),
-		Attester: verifier, Bindings: index, Identities: identities, Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
+		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
 		Namer: env.Namer, Policy: grant.Builtin{}, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
 		Failpoint: failpoint,
 	}}

@@ -1,0 +1,24 @@
+package bench_test
+
+import (
+	"testing"
+
+	"github.com/lanyard-nhi/lanyard/services/internal/bench"
+)
+
+func TestIssue(t *testing.T) {
+	rows, err := bench.Issue(t.Context(), bench.Options{Rounds: 1, Dir: t.TempDir(), Short: true, Progress: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"issue.throughput", "issue.http", "issue.latency_p99_half_load"}
+	if len(rows) != len(want) {
+		t.Fatalf("%d rows, want %d", len(rows), len(want))
+	}
+	for i, r := range rows {
+		if r.Metric != want[i] || r.Value <= 0 {
+			t.Errorf("row %d: %+v", i, r)
+		}
+		t.Logf("%s: %.4g %s (limit %.4g, ratio %.2f)", r.Metric, r.Value, r.Unit, r.Limit, r.Ratio)
+	}
+}
