@@ -1,0 +1,191 @@
+// Package intake is the HTTP door for products: it takes CloudEvents in every mode of
+// the HTTP binding, and raw AWS CloudTrail records, and stores them on the bus.
+//
+// "Accepted" means durable: the bus has acknowledged it. What is refused leaves one
+// dead letter with the reason and nothing else. When the bus cannot be reached
+// nothing is accepted, and sending the same events again is safe, since their ids
+// decide what they are.
+package intake
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Name of the service.
+const Name = "intake"
+
+// Defaults and limits of a request.
+const (
+	defaultBody = 8 << 20         // bytes, packed and unpacked
+	defaultSkew = 5 * time.Minute // how far in the future an event may lie
+	maxItems    = 10_000          // events or records in one request
+	maxRequests = 16              // requests whose bodies are held at once; others wait
+	storeWait   = 20 * time.Second
+)
+
+// publisher is the part of the bus that intake uses.
+type publisher interface {
+	Publish(ctx context.Context, es ...events.Event) error
+	Bury(ctx context.Context, d bus.Dead) error
+}
+
+type server struct {
+	bus   publisher
+	log   *zap.Logger
+	now   func() time.Time
+	skew  time.Duration
+	limit int64
+	wait  time.Duration // for the bus
+	slots chan struct{}
+	taken *prometheus.CounterVec
+}
+
+// New builds the service. It has no handlers; it needs Env's Bus, Guard, Log and Now.
+func New(env service.Env) (service.Service, error) { return build(env, storeWait) }
+
+// build is New with another patience for the bus.
+func build(env service.Env, wait time.Duration) (service.Service, error) {
+	s := &server{
+		wait:  wait,
+		bus:   env.Bus,
+		log:   env.Log,
+		now:   env.Now,
+		skew:  cmp.Or(time.Duration(env.Config.Intake.ClockSkew), defaultSkew),
+		limit: cmp.Or(env.Config.Intake.MaxBody, defaultBody),
+		slots: make(chan struct{}, maxRequests),
+		taken: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lanyard_intake_events_total",
+			Help: "Events that arrived over HTTP, by result: accepted, or the code of the refusal.",
+		}, []string{"result"}),
+	}
+	if env.Metrics != nil {
+		if err := env.Metrics.Register(s.taken); err != nil {
+			return service.Service{}, fmt.Errorf("build intake: register metrics: %w", err)
+		}
+	}
+	return service.Service{Name: Name, Publishes: admitted(), HTTP: s.routes(env.Authorize)}, nil
+}
+
+// admitted lists the types that may come in.
+func admitted() []string {
+	var types []string
+	for _, t := range events.Catalogue {
+		if t.Channel == events.ChannelIn {
+			types = append(types, t.Type)
+		}
+	}
+	return types
+}
+
+func (s *server) routes(authorize func(scope string, h http.Handler) http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST /v1/events", authorize(service.ScopeIntake, s.door(s.events)))
+	mux.Handle("POST /v1/cloudtrail", authorize(service.ScopeIntake, s.door(s.cloudtrail)))
+	return mux
+}
+
+// door does what both endpoints have in common: it finds the caller and the tenant,
+// bounds how many bodies are in memory, and answers for what take made of them.
+func (s *server) door(take func(http.ResponseWriter, *http.Request, sender) (batch, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		claims, ok := service.Caller(r.Context())
+		if !ok {
+			service.Problem(w, http.StatusUnauthorized, "missing_token", "send a Lanyard access token in the Authorization header")
+			return
+		}
+		tenant, err := service.TenantOf(r, claims)
+		if err != nil {
+			service.Problem(w, status(err), code(err), err.Error())
+			return
+		}
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		case <-r.Context().Done():
+			return
+		}
+		from := sender{claims: claims, tenant: tenant, path: r.URL.Path}
+		b, err := take(w, r, from)
+		if err != nil {
+			s.refuseWhole(w, r, from, b.body, err)
+			return
+		}
+		s.answer(w, r, from, b)
+	})
+}
+
+// answer stores what was accepted, buries what was refused and says so. Storing
+// comes first: a request that fails after it can be sent again without harm.
+func (s *server) answer(w http.ResponseWriter, r *http.Request, from sender, b batch) {
+	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
+	defer cancel()
+	if len(b.accepted) > 0 {
+		if err := s.bus.Publish(ctx, b.accepted...); err != nil {
+			s.unavailable(w, from, err)
+			return
+		}
+	}
+	if err := s.bury(ctx, from, b.refused); err != nil {
+		s.unavailable(w, from, err)
+		return
+	}
+	s.count(b)
+	s.log.Info("events taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
+		zap.String("path", from.path), zap.Int("accepted", len(b.accepted)), zap.Int("refused", len(b.refused)))
+	if b.single && len(b.refused) == 1 {
+		err := b.refused[0].err
+		service.Problem(w, status(err), code(err), err.Error())
+		return
+	}
+	out := Result{Accepted: len(b.accepted), Refused: []Refusal{}}
+	for _, x := range b.refused {
+		out.Refused = append(out.Refused, Refusal{Index: x.index, ID: x.id, Code: code(x.err), Reason: x.err.Error()})
+	}
+	service.JSON(w, http.StatusAccepted, out)
+}
+
+// refuseWhole answers for a request of which nothing could be read.
+func (s *server) refuseWhole(w http.ResponseWriter, r *http.Request, from sender, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
+	defer cancel()
+	if buryErr := s.bury(ctx, from, []refused{{data: body, err: err}}); buryErr != nil {
+		s.unavailable(w, from, buryErr)
+		return
+	}
+	s.taken.WithLabelValues(code(err)).Inc()
+	s.log.Info("request refused", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
+		zap.String("path", from.path), zap.String("code", code(err)), zap.Error(err))
+	service.Problem(w, status(err), code(err), err.Error())
+}
+
+// unavailable answers when the bus did not. The outcome may be unknown, so the text
+// promises nothing but that sending again is safe.
+func (s *server) unavailable(w http.ResponseWriter, from sender, err error) {
+	result := "unavailable"
+	if errors.Is(err, bus.ErrUnknownOutcome) {
+		result = "unknown_outcome"
+	}
+	s.taken.WithLabelValues(result).Inc()
+	s.log.Warn("events not taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
+		zap.String("path", from.path), zap.Error(err))
+	w.Header().Set("Retry-After", "2")
+	service.Problem(w, http.StatusServiceUnavailable, result, "the bus did not confirm the events; send the same events again, with the same ids")
+}
+
+func (s *server) count(b batch) {
+	s.taken.WithLabelValues("accepted").Add(float64(len(b.accepted)))
+	for _, x := range b.refused {
+		s.taken.WithLabelValues(code(x.err)).Inc()
+	}
+}

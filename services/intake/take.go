@@ -1,0 +1,255 @@
+package intake
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/token"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/wire"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+)
+
+// Result is the answer to a request whose events were each decided on: 202.
+type Result struct {
+	Accepted int       `json:"accepted"` // durable; repeats of one event count each time
+	Refused  []Refusal `json:"refused"`
+}
+
+// Refusal says why one event was not accepted.
+type Refusal struct {
+	Index  int    `json:"index"` // position in the request, from 0
+	ID     string `json:"id,omitempty"`
+	Code   string `json:"code"`   // stable name
+	Reason string `json:"reason"` // for people
+}
+
+// sender is the authenticated caller and the tenant it acts for.
+type sender struct {
+	claims token.Claims
+	tenant string
+	path   string
+}
+
+// refused is one event or record that is not accepted.
+type refused struct {
+	index int
+	id    string
+	data  []byte
+	err   error
+}
+
+// batch is a request after every event in it was decided on.
+type batch struct {
+	single   bool // one event, whose refusal is the whole answer
+	accepted []events.Event
+	refused  []refused
+	body     []byte // what was read, when nothing could be decided
+}
+
+// events takes CloudEvents.
+func (s *server) events(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
+	body, err := wire.ReadBody(w, r, s.limit, false)
+	if err != nil {
+		return batch{}, err
+	}
+	q, err := wire.Parse(r.Header, body, maxItems)
+	if err != nil {
+		return batch{body: body}, err
+	}
+	b := batch{single: !q.Batch}
+	for i, text := range q.Items {
+		e, err := events.Receive(text, from.tenant)
+		if err == nil {
+			err = q.Agree(e)
+		}
+		if err == nil {
+			err = s.admit(e, from)
+		}
+		b.add(i, text, e, err)
+	}
+	return b, nil
+}
+
+// cloudtrail takes raw CloudTrail records.
+func (s *server) cloudtrail(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
+	if err := recordsType(r.Header); err != nil {
+		return batch{}, err
+	}
+	body, err := wire.ReadBody(w, r, s.limit, true)
+	if err != nil {
+		return batch{}, err
+	}
+	records, err := cloudtrail.Split(body, maxItems)
+	if err != nil {
+		return batch{body: body}, err
+	}
+	var b batch
+	seen := s.now()
+	for i, raw := range records {
+		e, err := cloudtrail.Event(raw, from.tenant, seen)
+		if err == nil {
+			err = s.admit(e, from)
+		}
+		b.add(i, raw, e, err)
+	}
+	return b, nil
+}
+
+// recordsType accepts what files of records are usually sent as.
+func recordsType(h http.Header) error {
+	values := h.Values("Content-Type")
+	if len(values) > 1 {
+		return fmt.Errorf("read headers: %w: Content-Type stands %d times", events.ErrHeaders, len(values))
+	}
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err == nil {
+		switch mediaType {
+		case "application/json", "application/x-ndjson", "application/jsonl", "application/gzip", "application/x-gzip", "application/octet-stream":
+			return nil
+		}
+	}
+	return fmt.Errorf("read headers: %w: want application/json, application/x-ndjson or application/gzip", events.ErrContentType)
+}
+
+func (b *batch) add(index int, text []byte, e events.Event, err error) {
+	if err == nil {
+		_, err = events.Encode(e) // what was filled in may have made it too large
+	}
+	if err != nil {
+		b.refused = append(b.refused, refused{index: index, id: peekID(text), data: text, err: err})
+		return
+	}
+	b.accepted = append(b.accepted, e)
+}
+
+// admit checks what the decoder cannot know: the caller's rights and the clock.
+func (s *server) admit(e events.Event, from sender) error {
+	info, _ := events.Lookup(e.Type())
+	if info.Channel != events.ChannelIn {
+		return fmt.Errorf("admit event: %w: %s", errNotAdmitted, e.Type())
+	}
+	if err := rights(e, from.claims); err != nil {
+		return fmt.Errorf("admit event: %w", err)
+	}
+	if late := e.Time().Sub(s.now()); late > s.skew {
+		return fmt.Errorf("admit event: %w: %s ahead of this clock, at most %s are allowed", events.ErrClockSkew, late.Round(1e9), s.skew)
+	}
+	return nil
+}
+
+// rights keeps the door for events from being a way around the other doors: asking
+// for a revocation takes the scope for it and is done in one's own name, and nobody
+// declares an identity that may hold more of Lanyard's own scopes than the caller.
+func rights(e events.Event, c token.Claims) error {
+	switch e.Type() {
+	case events.TypeRevocationRequested:
+		if !service.HasScope(c, service.ScopeRevoke) {
+			return fmt.Errorf("%w: asking for a revocation takes %s", errScope, service.ScopeRevoke)
+		}
+		p, err := events.As[events.RevocationRequested](e)
+		if err != nil {
+			return err
+		}
+		if p.RequestedBy != c.Subject && !service.Operator(c) {
+			return fmt.Errorf("%w: requested_by must be %q", errRequester, c.Subject)
+		}
+	case events.TypeIdentityDeclared:
+		p, err := events.As[events.IdentityDeclared](e)
+		if err != nil {
+			return err
+		}
+		for _, scope := range p.Scopes {
+			if strings.HasPrefix(scope, "lanyard.") && !service.HasScope(c, scope) {
+				return fmt.Errorf("%w: the caller does not hold %s and cannot declare an identity that may", errScope, scope)
+			}
+		}
+	}
+	return nil
+}
+
+// bury stores a dead letter per refused event, several at once.
+func (s *server) bury(ctx context.Context, from sender, list []refused) error {
+	const atOnce = 32
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		first error
+	)
+	slots := make(chan struct{}, atOnce)
+	for _, x := range list {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := s.bus.Bury(ctx, bus.Dead{Service: Name, Subject: "nhi.in." + from.tenant + ".refused",
+				Code: code(x.err), Reason: x.err.Error(), At: s.now(), Data: letter(x, from)})
+			if err != nil {
+				mu.Lock()
+				first = err
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if first != nil {
+		return fmt.Errorf("bury refused events: %w", first)
+	}
+	return nil
+}
+
+// letter is what is kept of a refused event: its text as it came. An event whose text
+// alone is in order was refused for who sent it; it is wrapped, so that replaying the
+// dead letter cannot publish it after all.
+func letter(x refused, from sender) []byte {
+	if code(x.err) == "clock_skew" {
+		return x.data
+	}
+	e, err := events.Decode(x.data)
+	if err != nil || events.Validate(e) != nil {
+		return x.data
+	}
+	kept := struct {
+		Tenant string `json:"sent_by_tenant"`
+		Client string `json:"sent_by"`
+		Text   string `json:"text,omitempty"`
+		Base64 string `json:"base64,omitempty"`
+	}{Tenant: from.tenant, Client: from.claims.Subject, Text: string(x.data)}
+	if !utf8.Valid(x.data) {
+		kept.Text, kept.Base64 = "", base64.StdEncoding.EncodeToString(x.data)
+	}
+	out, err := json.Marshal(kept)
+	if err != nil { // strings always encode
+		return nil
+	}
+	return out
+}
+
+// peekID finds the id of a refused text for the answer, as far as it can be read.
+func peekID(text []byte) string {
+	if len(text) > cloudtrail.MaxRecord {
+		return ""
+	}
+	var v struct {
+		ID      any `json:"id"`
+		EventID any `json:"eventID"`
+	}
+	if !jsontext.Value(text).IsValid() || json.Unmarshal(text, &v) != nil {
+		return ""
+	}
+	for _, id := range []any{v.ID, v.EventID} {
+		if s, ok := id.(string); ok && s != "" {
+			return fmt.Sprintf("%.256s", s)
+		}
+	}
+	return ""
+}
