@@ -20,6 +20,13 @@ import (
 	"go.uber.org/zap"
 )
 
+// Codes of dead letters beside those of events.Code, which say what is wrong with the
+// message itself.
+const (
+	codePermanent = "permanent" // the handler says that no retry can mend it
+	codeExhausted = "exhausted" // the handler failed too often
+)
+
 // origin is where a delivered message first stood. For a replayed dead letter that
 // is not where it is consumed from.
 type origin struct {
@@ -39,11 +46,11 @@ func (r *runner) handle(stream string, wm *message.Message) ([]*message.Message,
 	}
 	from, err := whence(stream, m)
 	if err != nil {
-		return nil, r.bury(ctx, from, r.other, err, m.Data())
+		return nil, r.bury(ctx, from, r.other, events.Code(err), err, m.Data())
 	}
 	cause, err := open(from.stream, from.subject, m.Headers(), m.Data())
 	if err != nil {
-		return nil, r.bury(ctx, from, r.other, err, m.Data())
+		return nil, r.bury(ctx, from, r.other, events.Code(err), err, m.Data())
 	}
 	row, ok := r.handlers[cause.Type()]
 	if !ok {
@@ -127,12 +134,12 @@ func (r *runner) failed(ctx context.Context, from origin, row handlerRow, cause 
 	}
 	var permanent *permanentError
 	if errors.As(err, &permanent) {
-		return r.bury(ctx, from, row.metrics, err, data)
+		return r.bury(ctx, from, row.metrics, codePermanent, err, data)
 	}
 	tries := r.tried(from)
 	if tries >= r.c.t.tries && !strings.HasPrefix(row.Type, events.TypePrefix+"revocation.") {
 		from.attempts = max(from.attempts, tries)
-		return r.bury(ctx, from, row.metrics, fmt.Errorf("gave up after %d attempts: %w", tries, err), data)
+		return r.bury(ctx, from, row.metrics, codeExhausted, fmt.Errorf("gave up after %d attempts: %w", tries, err), data)
 	}
 	r.c.log.Warn("handler failed; the event comes again", zap.String("service", r.spec.Service), zap.String("type", row.Type),
 		zap.String("id", cause.ID()), zap.String("tenant", events.Tenant(cause)), zap.Uint64("attempt", tries), zap.Error(err))
@@ -166,16 +173,7 @@ func (r *runner) settled(o origin) {
 
 // bury puts a message into the dead letters. Only when that is durable is the
 // message settled: an error makes it come again.
-func (r *runner) bury(ctx context.Context, from origin, m handlerMetrics, cause error, data []byte) error {
-	code := events.Code(cause)
-	var permanent *permanentError
-	switch {
-	case code != "internal":
-	case errors.As(cause, &permanent):
-		code = "permanent"
-	default:
-		code = "exhausted"
-	}
+func (r *runner) bury(ctx context.Context, from origin, m handlerMetrics, code string, cause error, data []byte) error {
 	d := Dead{Stream: from.stream, Subject: from.subject, Original: from.sequence, Service: r.spec.Service, Code: code,
 		Reason: cause.Error(), Attempts: from.attempts, At: r.c.cfg.Now(), Data: data}
 	if err := r.c.bury(context.WithoutCancel(ctx), d, from.retry); err != nil {
