@@ -19,7 +19,7 @@ import (
 // guardsPerEvent is how many expected guards one revocation.accepted names, so that
 // it stays below events.MaxSize. More guards go into further pages of it, stored in
 // the same batch, alike but for their guards.
-const guardsPerEvent = 250
+const guardsPerEvent = 150
 
 // errMismatch: a request id was used before for something else.
 var errMismatch = errors.New("this request id was used before for another request")
@@ -77,11 +77,12 @@ func (r *revoker) accept(ctx context.Context, cause events.Event, req accept.Req
 	if err != nil {
 		return result{}, err
 	}
-	facts := accept.Facts{Thing: thing, Known: known}
-	own, tenant, release := r.shares.take(req, thing)
-	defer release()
+	facts := accept.Facts{Thing: thing, Known: known, Tenants: []string{}}
+	if req.Automatic || !accept.Leaf(thing.Kind) {
+		defer r.capped.lock(req.Tenant)()
+	}
 	for range 100 {
-		res, err := r.try(ctx, cause, req, facts, own, tenant)
+		res, err := r.try(ctx, cause, req, facts)
 		if !errors.Is(err, bus.ErrConflict) {
 			return res, err
 		}
@@ -150,31 +151,29 @@ func outcome(s *ledger.State, req accept.Request) (result, error) {
 }
 
 // facts fills in what may change between two tries.
-func (r *revoker) facts(ctx context.Context, req accept.Request, f accept.Facts, own, tenant int, now time.Time) (accept.Facts, standing, error) {
+func (r *revoker) facts(ctx context.Context, req accept.Request, f accept.Facts, now time.Time) (accept.Facts, standing, error) {
 	st, err := r.standingOf(ctx, f.Thing.Handle, now)
 	if err != nil {
 		return f, st, err
 	}
 	f.Holder, f.Ending = st.holder, st.ending
 	if count, err := r.count(ctx, f.Thing.Handle.String(), now); err == nil {
-		f.Live, _ = countSum(count)
+		f.Live, f.Tenants = countSum(count)
 		f.LiveKnown = true
 	} else {
 		r.log.Warn("descendants cannot be counted", zap.String("revocation", req.Revocation), zap.Error(err))
 	}
-	broad, all := r.ledger.Used(req.Tenant, req.RequestedBy, now)
-	f.Broad, f.All = broad+own, all+own
-	broad, all = r.ledger.Used(req.Tenant, "", now)
-	f.TenantBroad, f.TenantAll = broad+tenant, all+tenant
+	f.Broad, f.All = r.ledger.Used(req.Tenant, req.RequestedBy, now)
+	f.TenantBroad, f.TenantAll = r.ledger.Used(req.Tenant, "", now)
 	f.Unsafe = r.unsafe(ctx)
 	return f, st, nil
 }
 
 // try decides once and acts on it. bus.ErrConflict: the handle's kill entry changed
 // meanwhile.
-func (r *revoker) try(ctx context.Context, cause events.Event, req accept.Request, f accept.Facts, own, tenant int) (result, error) {
+func (r *revoker) try(ctx context.Context, cause events.Event, req accept.Request, f accept.Facts) (result, error) {
 	now := r.now()
-	f, st, err := r.facts(ctx, req, f, own, tenant, now)
+	f, st, err := r.facts(ctx, req, f, now)
 	if err != nil {
 		return result{}, err
 	}
@@ -213,10 +212,7 @@ func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Req
 	defer noted.Wait()
 	p := events.RevocationAccepted{Revocation: req.Revocation, Mode: e.Mode, Target: f.Thing.Target(), Handle: e.Handle.String(),
 		Reason: req.Reason, By: req.RequestedBy, AcceptedAt: e.At, Until: e.Until, Epoch: e.Epoch, Sequence: seq,
-		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: []string{}}
-	if count, err := r.count(ctx, p.Handle, e.At); err == nil {
-		p.Descendants, p.Tenants = countSum(count)
-	}
+		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants}
 	es, err := pages(cause, req.Tenant, p, r.table.Expected(r.now()))
 	if err != nil {
 		return result{}, bus.Permanent(err)

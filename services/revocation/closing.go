@@ -125,9 +125,6 @@ func (r *revoker) tryClose(ctx context.Context, id string) error {
 	if err != nil || accepted == nil {
 		return err
 	}
-	if err := r.graph.Settle(ctx); err != nil {
-		return err
-	}
 	count, err := r.count(ctx, accepted.Handle, accepted.AcceptedAt)
 	if err != nil {
 		return err

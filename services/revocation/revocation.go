@@ -92,8 +92,8 @@ type revoker struct {
 	mended    chan struct{}  // closed when the feed holds it
 	mendOnce  sync.Once
 	newest    atomic.Uint64 // sequence of the newest kill entry this process published
-	flights   flights
-	shares    shares
+	flights   flights       // by revocation
+	capped    flights       // by tenant
 	receipts  *batcher
 	recovered sync.Map // ids of open revocations whose stored receipts were read
 	alerted   sync.Map // ids of overdue revocations that were reported
@@ -107,8 +107,8 @@ func New(env service.Env) (service.Service, error) {
 	if err != nil {
 		return service.Service{}, fmt.Errorf("read feed key: %w", err)
 	}
-	if env.Namer == nil || env.Guard == nil || env.State == nil || env.Bus == nil {
-		return service.Service{}, errors.New("revocation needs the lineage key, its own guard, the bus and Redis")
+	if env.Namer == nil {
+		return service.Service{}, errors.New("revocation needs the lineage key: put it into the data directory's keys")
 	}
 	dir := env.Config.Data
 	j, records, err := journal.Open(filepath.Join(dir, "revocation", "journal"))
@@ -128,6 +128,7 @@ func New(env service.Env) (service.Service, error) {
 		Tasks:     append(r.tasks(), service.Task{Name: "graph", Run: g.Run}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
 		Publishes: publishes(),
 		HTTP:      r.http(env),
+		Close:     j.Close,
 	}, nil
 }
 

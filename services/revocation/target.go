@@ -20,10 +20,14 @@ import (
 // a read model.
 const graphWait = 2 * time.Second
 
-// count is the live credentials under a handle at a time, per tenant.
+// count is the live credentials under a handle at a time, per tenant, as of the
+// log's end now: a graph that was flushed a moment ago must not say "none".
 func (r *revoker) count(ctx context.Context, handle string, at time.Time) (map[string]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, graphWait)
 	defer cancel()
+	if err := r.graph.Settle(ctx); err != nil {
+		return nil, err
+	}
 	return r.graph.Count(ctx, handle, at)
 }
 

@@ -182,9 +182,6 @@ func (r *revoker) postPreview(w http.ResponseWriter, q *http.Request, caller tok
 		return r.answer(ctx, result{Code: verdict.Code, Reason: verdict.Reason})
 	}
 	p := preview{Handle: thing.Handle.String(), Kind: string(thing.Kind), Tenant: thing.Tenant, ID: thing.ID, Guards: len(r.table.Expected(now)), Members: []previewItem{}}
-	if err := r.graph.Settle(ctx); err != nil {
-		return 0, nil, err
-	}
 	count, err := r.count(ctx, p.Handle, now)
 	if err != nil {
 		return 0, nil, err

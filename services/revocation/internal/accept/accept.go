@@ -67,7 +67,8 @@ type Facts struct {
 	// when the graph cannot be read.
 	Live      int64
 	LiveKnown bool
-	Holder    *Holder // nil: the handle is free
+	Tenants   []string // in which they live
+	Holder    *Holder  // nil: the handle is free
 	// Ending is a freeze whose end is in the kill feed but not on the log yet.
 	Ending string
 	// Broad and All are the requester's revocations accepted within Window: those of
