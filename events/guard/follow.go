@@ -51,7 +51,7 @@ func (g *Guard) Run(ctx context.Context) error {
 	synced := make(chan struct{})
 	wg.Go(func() { g.follow(ctx, arrivals, synced) })
 	wg.Go(func() { g.answer(ctx) })
-	wg.Go(func() { g.attend(ctx, synced) })
+	wg.Go(func() { g.attendance(ctx, synced) })
 	wg.Wait()
 	g.leave(ctx)
 	return nil
@@ -237,11 +237,10 @@ func (g *Guard) beat(ctx context.Context, a arrival) error {
 	if end > g.leaseEnd.Load() {
 		g.leaseEnd.Store(end)
 	}
-	if g.fresh() {
+	if g.leased() && !g.attached.Load() {
 		select {
-		case <-g.ready:
+		case g.attend <- struct{}{}:
 		default:
-			close(g.ready)
 		}
 	}
 	return nil

@@ -62,7 +62,10 @@ type Guard struct {
 	replays replays
 
 	leaseEnd atomic.Int64 // on the boot clock, nanoseconds; 0: closed
+	attached atomic.Bool  // the last presence delivered said that the lease is valid
+	attend   chan struct{}
 	ready    chan struct{}
+	opened   sync.Once // closes ready
 	running  atomic.Bool
 	answers  answers
 
@@ -150,7 +153,7 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
 	}
 	g := &Guard{cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(), keeper: k,
-		ready: make(chan struct{}), answers: newAnswers()}
+		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers()}
 	savedEpoch := state.Epoch
 	if err := g.restore(&state, lines, cfg.Now()); err != nil {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
@@ -206,15 +209,22 @@ func (g *Guard) Status() Status {
 	if p.beaten {
 		s.Age = g.cfg.Boot() - p.beatBoot
 	}
-	if s.Problem == "" && !s.Fresh {
+	if s.Problem == "" && !g.leased() {
 		s.Problem = "no heartbeat of the kill feed within the lease"
 	}
 	s.Problem = cmp.Or(s.Problem, p.answering, p.attending)
+	if s.Problem == "" && !s.Fresh {
+		s.Problem = "its presence is not stated yet"
+	}
 	return s
 }
 
-// fresh reports whether the lease is valid: the end itself is outside.
-func (g *Guard) fresh() bool {
+// fresh reports whether the guard may say yes: its lease is valid and the revocation
+// service was told so, which makes it wait for this guard's receipts.
+func (g *Guard) fresh() bool { return g.attached.Load() && g.leased() }
+
+// leased reports whether the lease is valid: its end itself is outside.
+func (g *Guard) leased() bool {
 	end := g.leaseEnd.Load()
 	return end != 0 && int64(g.cfg.Boot()) < end
 }

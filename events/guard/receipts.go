@@ -229,35 +229,44 @@ func (g *Guard) persist() error {
 	return nil
 }
 
-// attend states the guard's presence, stores its position and drops entries past
-// their retention, until ctx ends. It waits for the first attempt to catch up:
-// nobody should expect receipts for what was there before.
-func (g *Guard) attend(ctx context.Context, synced <-chan struct{}) {
+// attendance states the guard's presence, at once when its lease becomes valid,
+// stores its position and drops entries past their retention, until ctx ends. It
+// waits for the first attempt to catch up: nobody should expect receipts for what
+// was there before.
+func (g *Guard) attendance(ctx context.Context, synced <-chan struct{}) {
 	select {
 	case <-ctx.Done():
 		return
 	case <-synced:
 	}
-	tick := time.NewTicker(g.cfg.Presence)
-	defer tick.Stop()
+	pause := retryMin
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.attend:
+		case <-next.C:
+		}
 		// Retention ends by both clocks: ours, by which tokens expire here, and the
 		// senders', so that a jump of ours cannot bring anything back.
 		over := earlier(g.cfg.Now(), g.position().beatTime)
 		g.set.sweep(over)
-		err := errors.Join(g.tidy(over), g.persist(), g.present(ctx, false))
-		if ctx.Err() == nil {
-			what := ""
-			if err != nil {
-				what = err.Error()
-			}
-			g.update(func(p *position) { p.attending = what })
-		}
-		select {
-		case <-ctx.Done():
+		err := errors.Join(g.tidy(over), g.persist(), g.present(ctx))
+		if ctx.Err() != nil {
 			return
-		case <-tick.C:
 		}
+		what := ""
+		if err != nil {
+			what = err.Error()
+			next.Reset(min(pause, g.cfg.Presence))
+			pause = min(pause*2, retryMax)
+		} else {
+			next.Reset(g.cfg.Presence)
+			pause = retryMin
+		}
+		g.update(func(p *position) { p.attending = what })
 	}
 }
 
@@ -272,11 +281,14 @@ func earlier(a, b time.Time) time.Time {
 // everything, so nobody has to wait for its receipts.
 func (g *Guard) leave(ctx context.Context) {
 	g.leaseEnd.Store(0)
+	g.attached.Store(false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	err := g.persist()
 	if err == nil {
-		err = g.present(ctx, true)
+		a := g.presence()
+		a.Detached = true
+		err = g.state(ctx, "", a)
 	}
 	g.update(func(p *position) {
 		p.problem = "stopped"
@@ -286,15 +298,31 @@ func (g *Guard) leave(ctx context.Context) {
 	})
 }
 
-func (g *Guard) present(ctx context.Context, detached bool) error {
+// present states the presence until it says what is true of the lease.
+func (g *Guard) present(ctx context.Context) error {
+	for {
+		a := g.presence()
+		if err := g.state(ctx, "", a); err != nil {
+			return err
+		}
+		g.attached.Store(a.Fresh)
+		if a.Fresh {
+			g.opened.Do(func() { close(g.ready) })
+		}
+		if g.leased() == a.Fresh {
+			return nil
+		}
+	}
+}
+
+func (g *Guard) presence() events.GuardAttached {
 	p := g.position()
 	a := events.GuardAttached{
 		Point: g.cfg.Point, Audience: g.cfg.Audience, PublicJWK: g.jwk, LeaseSeconds: g.cfg.Lease.Seconds(),
-		Epoch: p.state.Epoch, Sequence: p.applied, Fresh: g.fresh(), Detached: detached,
-		KeyIDs: []string{}, At: g.cfg.Now().UTC(),
+		Epoch: p.state.Epoch, Sequence: p.applied, Fresh: g.leased(), KeyIDs: []string{}, At: g.cfg.Now().UTC(),
 	}
 	if k, ok := g.cfg.Keys.(interface{ KeyIDs() []string }); ok {
 		a.KeyIDs = append(a.KeyIDs, k.KeyIDs()...)
 	}
-	return g.state(ctx, "", a)
+	return a
 }

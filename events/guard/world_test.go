@@ -229,6 +229,7 @@ func (w *world) start() {
 	if err := g.persist(); err != nil {
 		w.t.Fatalf("start guard: %v", err)
 	}
+	g.attached.Store(true) // nobody else listens
 	w.queue = make(chan arrival, queueLength)
 	queue := w.queue
 	_ = w.feed.Subscribe(context.Background(), func(m Message) { g.arrive(m, queue) })

@@ -6,7 +6,6 @@
 package guard
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -16,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,9 +59,9 @@ func New(env service.Env) (service.Service, error) {
 		audience = env.Config.Issuer.URL
 	}
 	g, err := guard.New(guard.Config{
-		Point: c.Point, Tenant: c.Tenant, Issuer: env.Config.Issuer.URL, Audience: audience,
+		Point: point(c.Point, env.Config.Replica), Tenant: c.Tenant, Issuer: env.Config.Issuer.URL, Audience: audience,
 		Keys: env.IssuerKeys, FeedKey: env.FeedKey, Feed: env.Feed,
-		StateFile: filepath.Join(dir, url.PathEscape(c.Point)+".json"),
+		StateFile: filepath.Join(dir, url.PathEscape(point(c.Point, env.Config.Replica))+".json"),
 		Lease:     time.Duration(c.Lease), Denied: s.denied, Now: env.Now,
 	})
 	if err != nil {
@@ -76,13 +74,25 @@ func New(env service.Env) (service.Service, error) {
 	mux.Handle("GET /v1/status", env.Authorize(service.ScopeRead, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		service.JSON(w, http.StatusOK, g.Status())
 	})))
+	var points []service.Enforcement
+	for i := range service.MaxReplicas {
+		points = append(points, service.Enforcement{Tenant: c.Tenant, Point: point(c.Point, i)})
+	}
 	return service.Service{
-		Name:      "guard",
-		Tasks:     []service.Task{{Name: "feed", Run: func(ctx context.Context) error { return g.Run(ctx) }}},
-		Publishes: []string{events.TypeReceiptSigned, events.TypeGuardAttached},
-		Points:    []service.Enforcement{{Tenant: c.Tenant, Point: c.Point}},
-		HTTP:      mux,
+		Name:   "guard",
+		Tasks:  []service.Task{{Name: "enforcement", Run: g.Run}},
+		Points: points,
+		HTTP:   mux,
 	}, nil
+}
+
+// point is the enforcement point of one replica: each signs with its own key, and a
+// revocation is enforced only when all of them say so.
+func point(base string, replica int) string {
+	if replica > 0 {
+		base += "-" + strconv.Itoa(replica)
+	}
+	return base
 }
 
 // check answers 200 with the identity, or 401, 403 or 503 (RFC 6750). Parameters:
