@@ -15,6 +15,7 @@ type fold struct {
 	id       string          // source and id of that event
 	state    json.RawMessage // the fold, encoded: callers never share memory
 	unsaved  int             // events folded since Redis was last given it; -1: Redis has nothing
+	behind   bool            // the log holds more than it shows; never kept
 }
 
 // lru keeps the most recently used folds of one process. Every use is checked

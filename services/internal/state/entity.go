@@ -14,18 +14,16 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 )
 
-// ErrUnreadable: the log holds a message about the entity that this version cannot
-// read, so nothing may be decided about it. It is in the dead-letter stream.
+// ErrUnreadable: the log does not show everything that it holds about the entity, so
+// nothing may be decided about it: either a message that this version cannot read (it
+// is in the dead-letter stream), or a replica that lags far behind.
 var ErrUnreadable = errors.New("the log holds a message about this entity that cannot be read")
-
-// ErrLagging: the log has not shown yet what it is known to hold. Try again.
-var ErrLagging = errors.New("the log does not show its newest messages yet")
 
 const (
 	memoryFolds = 4096 // folds kept in process, per kind of entity
 	saveEvery   = 8    // events folded before Redis is given the fold again
 	decideTries = 32   // attempts of one decision
-	readTries   = 6    // attempts of one read of a log that lags
+	readTries   = 6    // attempts of one read of a log that does not show its end
 )
 
 // Entities keeps the folded state S of each entity (an identity, a revocation):
@@ -88,28 +86,32 @@ func (e *Entities[S]) Load(ctx context.Context, tenant, entity string) (S, uint6
 	return s, f.sequence, nil
 }
 
-// load takes the newest cached fold and folds the rest of the log into it.
-func (e *Entities[S]) load(ctx context.Context, sub subject) (S, fold, error) {
-	var zero S
+// load takes the newest cached fold and folds the rest of the log into it. A fold
+// that is behind the log's end after several reads is returned with behind set.
+func (e *Entities[S]) load(ctx context.Context, sub subject) (s S, to fold, err error) {
 	from, source := e.cached(ctx, sub)
 	replace := ""
 	for attempt := 0; ; attempt++ {
-		s, to, err := e.read(ctx, sub, from)
+		s, to, err = e.read(ctx, sub, from, source == "memory")
 		switch {
-		case err == nil:
-			e.store.metrics.loads.WithLabelValues(e.name, source).Inc()
-			e.keep(sub, to, replace)
-			return s, to, nil
-		case errors.Is(err, errForeign):
+		case errors.Is(err, errUnverified) && attempt < readTries:
+			if err := backoff(ctx, attempt); err != nil {
+				return s, fold{}, err
+			}
+		case errors.Is(err, errForeign), errors.Is(err, errUnverified):
 			e.store.metrics.mended.WithLabelValues(e.name).Inc()
 			e.memory.drop(sub.key)
 			replace, from, source = from.id, fold{unsaved: -1}, "log"
-		case errors.Is(err, ErrLagging) && attempt < readTries:
+		case err != nil:
+			return s, fold{}, err
+		case to.behind && attempt < readTries:
 			if err := backoff(ctx, attempt); err != nil {
-				return zero, fold{}, err
+				return s, fold{}, err
 			}
 		default:
-			return zero, fold{}, err
+			e.store.metrics.loads.WithLabelValues(e.name, source).Inc()
+			e.keep(sub, to, replace)
+			return s, to, nil
 		}
 	}
 }
@@ -142,20 +144,38 @@ func (e *Entities[S]) cached(ctx context.Context, sub subject) (fold, string) {
 	return f, "log"
 }
 
-// errForeign: a cached fold does not fit the log.
-var errForeign = errors.New("the cached fold is not one of this log")
+// What can be wrong with a cached fold.
+var (
+	errForeign    = errors.New("the cached fold is not one of this log")
+	errUnverified = errors.New("the log does not show what was folded")
+)
 
-// read folds the log into a cached fold. The last event of the cached fold is read
-// again: when it is not there, the fold is not one of this log.
-func (e *Entities[S]) read(ctx context.Context, sub subject, from fold) (S, fold, error) {
-	var s S
+// read folds the log into a cached fold. Unless this process has made the fold
+// itself (own), its last event is read again: when it is not there, the fold is not
+// one of this log. The log's end is asked of the stream's leader first, since the
+// messages may come from a replica that lags.
+func (e *Entities[S]) read(ctx context.Context, sub subject, from fold, own bool) (s S, to fold, err error) {
+	last, err := e.log.LastSequence(ctx, bus.StreamLog, sub.filter)
+	if err != nil {
+		return s, fold{}, fmt.Errorf("read the log's end: %w", err)
+	}
+	if last < from.sequence {
+		return s, fold{}, errForeign
+	}
 	if from.sequence > 0 {
 		if err := json.Unmarshal(from.state, &s); err != nil {
 			return s, fold{}, errForeign
 		}
 	}
-	to, known := from, from.sequence == 0
-	for st, err := range e.log.Read(ctx, bus.StreamLog, sub.filter, max(from.sequence, 1)) {
+	if last == from.sequence && (own || last == 0) {
+		return s, from, nil
+	}
+	to, known := from, own || from.sequence == 0
+	start := from.sequence
+	if known {
+		start++
+	}
+	for st, err := range e.log.Read(ctx, bus.StreamLog, sub.filter, start) {
 		switch {
 		case err != nil:
 			return s, fold{}, fmt.Errorf("read the log: %w", err)
@@ -171,23 +191,15 @@ func (e *Entities[S]) read(ctx context.Context, sub subject, from fold) (S, fold
 		}
 	}
 	if !known {
-		last, err := e.log.LastSequence(ctx, bus.StreamLog, sub.filter)
-		if err != nil {
-			return s, fold{}, fmt.Errorf("read the log's end: %w", err)
-		}
-		if last < from.sequence {
-			return s, fold{}, errForeign
-		}
-		return s, fold{}, ErrLagging
+		return s, fold{}, errUnverified
 	}
+	to.behind = to.sequence < last
 	if to.sequence == from.sequence {
-		return s, from, nil
+		return s, to, nil
 	}
-	state, err := json.Marshal(s)
-	if err != nil {
+	if to.state, err = json.Marshal(s); err != nil {
 		return s, fold{}, fmt.Errorf("encode state: %w", err)
 	}
-	to.state = state
 	return s, to, nil
 }
 
@@ -205,6 +217,7 @@ func (e *Entities[S]) keep(sub subject, f fold, replace string) {
 	if f.sequence == 0 {
 		return
 	}
+	f.behind = false
 	if (f.unsaved < 0 || f.unsaved >= saveEvery || replace != "") &&
 		e.store.saver.add(save{key: sub.key, fold: f, replace: replace}) {
 		f.unsaved = 0
@@ -240,21 +253,13 @@ func (e *Entities[S]) Decide(ctx context.Context, tenant, entity string, decide 
 		return zero, bus.Ack{}, fmt.Errorf("decide %s %s/%s: %w", e.name, tenant, entity, err)
 	}
 	defer unlock()
-	still, before := 0, uint64(0) // conflicts in a row without a new event in the fold
 	for attempt := 0; ; attempt++ {
 		s, f, err := e.load(ctx, sub)
 		if err != nil {
 			return zero, bus.Ack{}, fmt.Errorf("decide %s %s/%s: %w", e.name, tenant, entity, err)
 		}
-		if attempt > 0 && f.sequence == before {
-			still++
-		} else {
-			still, before = 0, f.sequence
-		}
-		if still >= 3 {
-			if err := e.readable(ctx, sub, f); err != nil {
-				return s, bus.Ack{}, fmt.Errorf("decide %s %s/%s: %w", e.name, tenant, entity, err)
-			}
+		if f.behind {
+			return s, bus.Ack{}, fmt.Errorf("decide %s %s/%s: %w: it is after sequence %d", e.name, tenant, entity, ErrUnreadable, f.sequence)
 		}
 		decided, err := decide(s)
 		if err != nil {
@@ -279,26 +284,6 @@ func (e *Entities[S]) Decide(ctx context.Context, tenant, entity string, decide 
 			return s, bus.Ack{}, fmt.Errorf("decide %s %s/%s: %w", e.name, tenant, entity, err)
 		}
 	}
-}
-
-// readable says why a decision conflicts though the fold does not grow: the log's
-// last message about the entity is one that Read does not show.
-func (e *Entities[S]) readable(ctx context.Context, sub subject, f fold) error {
-	last, err := e.log.LastSequence(ctx, bus.StreamLog, sub.filter)
-	if err != nil {
-		return fmt.Errorf("read the log's end: %w", err)
-	}
-	if last <= f.sequence {
-		return nil
-	}
-	_, again, err := e.load(ctx, sub)
-	if err != nil {
-		return err
-	}
-	if again.sequence < last {
-		return fmt.Errorf("%w: sequence %d", ErrUnreadable, last)
-	}
-	return nil
 }
 
 // after is the state with the events just appended. They are contiguous in the
