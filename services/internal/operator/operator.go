@@ -22,6 +22,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/lanyard-nhi/lanyard/events"
 )
 
 // Issuer is the "iss" of operators' assertions, and Subject the first operator.
@@ -202,4 +203,44 @@ func Exchange(ctx context.Context, client *http.Client, endpoint string, form ur
 		return "", 0, errors.New("read token answer: no access_token in it")
 	}
 	return t.AccessToken, time.Duration(t.ExpiresIn) * time.Second, nil
+}
+
+// Declaration declares the first operator as what it is: an identity of the system
+// tenant that proves itself by its key.
+func Declaration(audience string) events.IdentityDeclared {
+	return events.IdentityDeclared{Registration: events.Registration{
+		Identity: Subject, Kind: events.KindServiceAccount, Owner: "operators", Feature: "operations",
+		Purpose: "operate this Lanyard from the command line", KillSwitch: "identity",
+		Attestation: []events.Attestation{{Issuer: Issuer, Subject: Subject}}, Scopes: Scopes, Audiences: []string{audience},
+	}}
+}
+
+// Await returns when the token endpoint serves the operator, which is when its
+// declaration has been handled.
+func Await(ctx context.Context, c Credential, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		_, err := NewSource(c, &http.Client{Timeout: 10 * time.Second}, time.Now).Token(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the operator's registration: %w", err)
+		case <-t.C:
+		}
+	}
+}
+
+// WithoutPassword is a URL that may be shown: its password is left out.
+func WithoutPassword(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	u.User = nil
+	return u.String()
 }
