@@ -61,10 +61,11 @@ type memory struct {
 	step   func(name string, after bool) error
 	unsafe error
 	killed map[string]string // handle -> revocation that killed it: for ever
+	ids    map[string]uint64 // message id -> sequence
 }
 
 func newMemory(t testing.TB, c *clock) *memory {
-	return &memory{t: t, clock: c, streams: map[string][]message{}, seqs: map[string]uint64{}, changed: make(chan struct{}), killed: map[string]string{}}
+	return &memory{t: t, clock: c, streams: map[string][]message{}, seqs: map[string]uint64{}, changed: make(chan struct{}), killed: map[string]string{}, ids: map[string]uint64{}}
 }
 
 func match(filter, subject string) bool {
@@ -138,14 +139,13 @@ func (m *memory) put(e events.Event) (uint64, error) {
 	info, _ := events.Lookup(e.Type())
 	stream := streamOf[info.Channel]
 	if stream != bus.StreamGuard {
-		for _, x := range m.streams[stream] {
-			if x.id == e.Source()+e.ID() {
-				return x.seq, nil
-			}
+		if seq, twice := m.ids[stream+e.Source()+e.ID()]; twice {
+			return seq, nil
 		}
 	}
 	m.seqs[stream]++
-	m.streams[stream] = append(m.streams[stream], message{stream: stream, subject: subject, id: e.Source() + e.ID(), seq: m.seqs[stream], event: e, at: m.clock.now()})
+	m.ids[stream+e.Source()+e.ID()] = m.seqs[stream]
+	m.streams[stream] = append(m.streams[stream], message{stream: stream, subject: subject, seq: m.seqs[stream], event: e, at: m.clock.now()})
 	return m.seqs[stream], nil
 }
 

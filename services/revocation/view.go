@@ -232,11 +232,11 @@ func (r *revoker) tour(ctx context.Context, p *preview, caller token.Claims, now
 	})
 	p.Truncated = seen >= previewWalk
 	p.Identities, p.Delegations = len(identities), len(delegations)
-	p.Owners, p.Features, p.Tasks = keys(owners), keys(features), keys(tasks)
+	p.Owners, p.Features, p.Tasks = sorted(owners), sorted(features), sorted(tasks)
 	return err
 }
 
-func keys(m map[string]bool) []string {
+func sorted(m map[string]bool) []string {
 	out := slices.Sorted(maps.Keys(m))
 	if out == nil {
 		return []string{}
