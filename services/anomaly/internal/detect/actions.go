@@ -87,7 +87,7 @@ var tagTable = []struct {
 		macie2:DisableMacie inspector2:Disable access-analyzer:DeleteAnalyzer detective:DeleteGraph
 		cloudwatch:DeleteAlarms cloudwatch:DisableAlarmActions events:DisableRule events:DeleteRule events:RemoveTargets
 		organizations:LeaveOrganization organizations:DetachPolicy organizations:DeletePolicy organizations:DisablePolicyType
-		s3:DeleteBucketLogging s3:PutBucketLogging s3:DeleteBucketPolicy s3:PutBucketLifecycle
+		s3:DeleteBucketLogging s3:PutBucketLogging s3:DeleteBucketPolicy s3:PutBucketLifecycle s3:PutBucketLifecycleConfiguration
 		rds:StopActivityStream wafv2:DeleteWebACL wafv2:DisassociateWebACL waf:DeleteWebACL
 		iam:DeleteAccountPasswordPolicy iam:UpdateAccountPasswordPolicy ses:UpdateConfigurationSetEventDestination
 		bedrock:DeleteModelInvocationLoggingConfiguration bedrock:DeleteGuardrail bedrock:UpdateGuardrail
@@ -108,7 +108,7 @@ var tagTable = []struct {
 	{TagCredential, `
 		iam:CreateAccessKey iam:CreateLoginProfile iam:UpdateLoginProfile iam:CreateServiceSpecificCredential
 		iam:ResetServiceSpecificCredential iam:UploadSigningCertificate iam:UploadSSHPublicKey iam:UpdateAccessKey
-		iam:ChangePassword iam:EnableMFADevice sts:GetFederationToken codecommit:CreateCredential
+		iam:ChangePassword sts:GetFederationToken codecommit:CreateCredential
 		lightsail:DownloadDefaultKeyPair redshift:GetClusterCredentials ec2:CreateKeyPair ec2:ImportKeyPair
 		google.iam.admin.v1.CreateServiceAccountKey google.iam.admin.v1.UploadServiceAccountKey
 		google.iam.credentials.v1.IAMCredentials.SignJwt
@@ -184,7 +184,7 @@ var tagTable = []struct {
 	{TagShare, `
 		ec2:ModifySnapshotAttribute ec2:ModifyImageAttribute rds:ModifyDBSnapshotAttribute
 		rds:ModifyDBClusterSnapshotAttribute ssm:ModifyDocumentPermission redshift:AuthorizeSnapshotAccess
-		redshift:AuthorizeDataShare v1.compute.images.setIamPolicy v1.compute.snapshots.setIamPolicy
+		redshift:AuthorizeDataShare v1.compute.images.setIamPolicy v1.compute.snapshots.setIamPolicy v1.compute.disks.setIamPolicy
 		microsoft.compute/snapshots/beginGetAccess/action microsoft.compute/disks/beginGetAccess/action`},
 	{TagConsole, `signin:ConsoleLogin signin:GetSigninToken signin:SwitchRole`},
 }
