@@ -75,7 +75,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	if err := oauth.Register(mux, env.Metrics); err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
-	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Dead: dead, Namer: env.Namer,
+	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
 	return service.Service{

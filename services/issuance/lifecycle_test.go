@@ -258,7 +258,7 @@ func TestAPI(t *testing.T) {
 		raw, _ := w.issue(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {w.idp.token(t, "wl/"+name, w.url)}, "task": {"admin"}})
 		return raw
 	}
-	op, reader, product := login("lanyard", "operator", "lanyard.operator"), login("acme", "reader", "lanyard.read"), login("acme", "product", "lanyard.declare")
+	op, reader, product := login("lanyard", "operator", "lanyard.operator"), login("acme", "reader", "lanyard.read"), login("acme", "product", "lanyard.identity")
 	trusty := login("acme", "trusty", "lanyard.trust")
 
 	body := map[string]any{"identity": "new/agent", "kind": "agent", "owner": "alice", "feature": "search", "purpose": "x", "kill_switch": "identity"}
@@ -295,11 +295,25 @@ func TestAPI(t *testing.T) {
 	status, got = w.call("GET", "/v1/identities", reader, nil)
 	require.Equal(t, 200, status)
 	require.Len(t, got["identities"], 4)
+	status, got = w.call("GET", "/v1/identities", op, nil)
+	require.Equal(t, 200, status, got)
+	require.Len(t, got["identities"], 5, "an operator sees every tenant")
 	status, got = w.call("GET", "/v1/identities?tenant=acme", op, nil)
 	require.Equal(t, 200, status, got)
 	status, got = w.call("POST", "/v1/trusts", op, map[string]any{"tenant": "acme", "to": "globex", "scopes": []string{"read"}, "max_depth": 2})
 	require.Equal(t, 201, status, got)
 	require.Equal(t, "acme->globex", got["trust"])
+	boss, far := agent("boss"), agent("far")
+	w.declare("acme", boss)
+	w.declare("globex", far)
+	top, _ := w.issue(w.bearer("boss"))
+	w.issue(w.exchange(top, "far")) // the trust counts as soon as the call has returned
+	w.declare("globex", agent("reader"))
+	form := w.bearer("boss")
+	form.Set("tenant", "globex")
+	require.Equal(t, "unauthorized_client", w.post(form).Error)
+	w.declare("globex", boss)
+	w.issue(form) // a second binding counts although the first is remembered
 	_, e := logged[events.TrustDeclared](w, events.LogSubject("acme", "trust", "declared", "acme->globex"))
 	require.NoError(t, events.Validate(e))
 

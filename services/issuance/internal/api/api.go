@@ -16,13 +16,14 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
 // Scopes of the writing calls; reading asks for service.ScopeRead.
 const (
-	ScopeDeclare = "lanyard.declare"
+	ScopeDeclare = "lanyard.identity"
 	ScopeTrust   = "lanyard.trust"
 )
 
@@ -31,9 +32,10 @@ const (
 	timeout = 15 * time.Second
 )
 
-// Publisher stores events durably.
-type Publisher interface {
+// Bus stores events durably.
+type Bus interface {
 	Publish(ctx context.Context, es ...events.Event) error
+	LastSequence(ctx context.Context, stream, filter string) (uint64, error)
 }
 
 // Registry is what the API needs of the registry.
@@ -49,21 +51,23 @@ type Loader interface {
 // Inventory lists identities.
 type Inventory interface {
 	CatchUp(ctx context.Context) error
+	Tenants(ctx context.Context) ([]string, error)
 	List(ctx context.Context, tenant string) ([]registry.Summary, error)
 }
 
-// Mortality tells which handles are dead.
-type Mortality interface {
+// Ledger tells which handles are dead, and when it has heard of something.
+type Ledger interface {
+	Wait(ctx context.Context, sequence uint64) error
 	Dead(now time.Time, handles ...lineage.Handle) (lineage.Handle, string, bool)
 }
 
 // API is the handlers and what they stand on. All fields are required.
 type API struct {
-	Bus       Publisher
+	Bus       Bus
 	Registry  Registry
 	Loader    Loader
 	Inventory Inventory
-	Dead      Mortality
+	Ledger    Ledger
 	Namer     *lineage.Namer
 	Log       *zap.Logger
 	Rand      io.Reader
@@ -89,22 +93,44 @@ func (a *API) Register(mux *http.ServeMux, base string, authorize func(scope str
 	}
 }
 
-// list answers {"identities":[...]} of the caller's tenant, or of ?tenant= for operators.
+// list answers {"identities":[...]} of the caller's tenant; to operators, of every
+// tenant or of ?tenant=.
 func (a *API) list(w http.ResponseWriter, r *http.Request) {
-	tenant, ok := tenantOf(w, r)
-	if !ok {
+	c, _ := service.Caller(r.Context())
+	tenant, err := service.TenantFilter(r, c)
+	if err != nil {
+		service.Problem(w, http.StatusForbidden, events.Code(err), err.Error())
 		return
 	}
-	err := a.Inventory.CatchUp(r.Context())
-	var list []registry.Summary
-	if err == nil {
-		list, err = a.Inventory.List(r.Context(), tenant)
-	}
+	list, err := a.inventory(r.Context(), tenant)
 	if err != nil {
 		a.unavailable(w, err)
 		return
 	}
 	service.JSON(w, http.StatusOK, map[string]any{"identities": list})
+}
+
+// inventory is the identities of one tenant, or of all when tenant is empty.
+func (a *API) inventory(ctx context.Context, tenant string) ([]registry.Summary, error) {
+	if err := a.Inventory.CatchUp(ctx); err != nil {
+		return nil, err
+	}
+	tenants := []string{tenant}
+	if tenant == "" {
+		var err error
+		if tenants, err = a.Inventory.Tenants(ctx); err != nil {
+			return nil, err
+		}
+	}
+	all := []registry.Summary{}
+	for _, t := range tenants {
+		list, err := a.Inventory.List(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
 }
 
 // Shown is the answer about one identity.
@@ -204,15 +230,11 @@ func (a *API) trust(w http.ResponseWriter, r *http.Request) {
 	c, _ := service.Caller(r.Context())
 	t := events.TrustDeclared{Trust: from + "->" + body.To, To: body.To, Scopes: body.Scopes, MaxDepth: body.MaxDepth, By: c.Tenant + "/" + c.Subject}
 	h := a.Namer.Name(lineage.KindTrust, from, t.Trust)
-	if _, rev, dead := a.Dead.Dead(a.Now(), h); dead {
+	if _, rev, dead := a.Ledger.Dead(a.Now(), h); dead {
 		service.Problem(w, http.StatusConflict, "revoked", "this trust is under revocation "+rev)
 		return
 	}
-	e, err := a.event(r, from, t)
-	if err == nil {
-		err = a.Bus.Publish(r.Context(), e)
-	}
-	if err != nil {
+	if err := a.declareTrust(r, from, t); err != nil {
 		a.unavailable(w, err)
 		return
 	}
@@ -221,6 +243,22 @@ func (a *API) trust(w http.ResponseWriter, r *http.Request) {
 		events.TrustDeclared
 		Handle string `json:"handle"`
 	}{from, t, h.String()})
+}
+
+// declareTrust makes t durable and waits until this process acts on it.
+func (a *API) declareTrust(r *http.Request, from string, t events.TrustDeclared) error {
+	e, err := a.event(r, from, t)
+	if err != nil {
+		return err
+	}
+	if err := a.Bus.Publish(r.Context(), e); err != nil {
+		return err
+	}
+	n, err := a.Bus.LastSequence(r.Context(), bus.StreamLog, events.LogSubject(from, "trust", "declared", t.Trust))
+	if err != nil {
+		return err
+	}
+	return a.Ledger.Wait(r.Context(), n)
 }
 
 func (a *API) event(r *http.Request, tenant string, p events.Payload) (events.Event, error) {
@@ -256,16 +294,6 @@ func read(w http.ResponseWriter, r *http.Request, body any, tenant *string) (str
 		return "", false
 	}
 	return *tenant, true
-}
-
-func tenantOf(w http.ResponseWriter, r *http.Request) (string, bool) {
-	c, _ := service.Caller(r.Context())
-	t, err := service.TenantOf(r, c)
-	if err != nil {
-		service.Problem(w, http.StatusForbidden, events.Code(err), err.Error())
-		return "", false
-	}
-	return t, true
 }
 
 func notFound(w http.ResponseWriter) {

@@ -27,7 +27,7 @@ type Attester interface {
 
 // Bindings finds who may prove itself how.
 type Bindings interface {
-	Bound(ctx context.Context, issuer, subject string) ([]registry.Ref, error)
+	Bound(ctx context.Context, issuer, subject string, fresh bool) ([]registry.Ref, error)
 }
 
 // Identities is the folded state of identities, as state.Entities has it.
@@ -168,14 +168,19 @@ func (m *Minter) attest(ctx context.Context, raw string) (attest.Attested, error
 
 // resolve finds the identity that the attested workload speaks for.
 func (m *Minter) resolve(ctx context.Context, a attest.Attested, q Request) (registry.Ref, error) {
-	all, err := m.Bindings.Bound(ctx, a.Issuer, a.Subject)
-	if err != nil {
-		return registry.Ref{}, unavailable(err, "the registry cannot be read")
-	}
-	var refs []registry.Ref
-	for _, r := range all {
-		if (q.Tenant == "" || r.Tenant == q.Tenant) && (q.ClientID == "" || r.Identity == q.ClientID) {
-			refs = append(refs, r)
+	var all, refs []registry.Ref
+	var err error
+	for _, fresh := range []bool{false, true} { // a miss counts only when it is fresh
+		if all, err = m.Bindings.Bound(ctx, a.Issuer, a.Subject, fresh); err != nil {
+			return registry.Ref{}, unavailable(err, "the registry cannot be read")
+		}
+		for _, r := range all {
+			if (q.Tenant == "" || r.Tenant == q.Tenant) && (q.ClientID == "" || r.Identity == q.ClientID) {
+				refs = append(refs, r)
+			}
+		}
+		if len(refs) > 0 {
+			break
 		}
 	}
 	if len(refs) > 1 {

@@ -37,7 +37,8 @@ type Ledger struct {
 	mu       sync.RWMutex
 	handles  map[lineage.Handle]fate
 	trusts   map[string]events.TrustDeclared
-	sequence uint64 // applied up to here
+	sequence uint64        // applied up to here
+	moved    chan struct{} // closed and replaced when sequence grows
 
 	ready chan struct{}
 	once  sync.Once
@@ -51,7 +52,7 @@ type fate struct {
 
 // New makes an empty ledger; Run fills it.
 func New() *Ledger {
-	return &Ledger{handles: map[lineage.Handle]fate{}, trusts: map[string]events.TrustDeclared{}, ready: make(chan struct{})}
+	return &Ledger{handles: map[lineage.Handle]fate{}, trusts: map[string]events.TrustDeclared{}, moved: make(chan struct{}), ready: make(chan struct{})}
 }
 
 // Run folds the log until ctx ends. It may be called again after it failed.
@@ -104,6 +105,8 @@ func (l *Ledger) Apply(s bus.Stored) {
 		return
 	}
 	l.sequence = s.Sequence
+	close(l.moved)
+	l.moved = make(chan struct{})
 	switch s.Event.Type() {
 	case events.TypeRevocationAccepted:
 		if p, err := events.As[events.RevocationAccepted](s.Event); err == nil {
@@ -181,6 +184,23 @@ func (l *Ledger) Trust(from, to string) (events.TrustDeclared, bool) {
 	defer l.mu.RUnlock()
 	t, ok := l.trusts[from+" "+to]
 	return t, ok
+}
+
+// Wait returns when everything up to sequence has been applied.
+func (l *Ledger) Wait(ctx context.Context, sequence uint64) error {
+	for {
+		l.mu.RLock()
+		at, moved := l.sequence, l.moved
+		l.mu.RUnlock()
+		if at >= sequence {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the ledger: %w", ctx.Err())
+		}
+	}
 }
 
 // Sequence is the log sequence up to which the ledger has been applied.

@@ -104,6 +104,7 @@ func (x *Index) apply(p state.Pipe, s bus.Stored) {
 		if err != nil {
 			return
 		}
+		p.SAdd(ctx, key("tenants"), tenant)
 		p.HSet(ctx, tenantKey(tenant, "identities"), id, body)
 		p.SAdd(ctx, groupKey(tenant, "owner", r.Owner), id)
 		p.SAdd(ctx, groupKey(tenant, "feature", r.Feature), id)
@@ -162,23 +163,24 @@ func (x *Index) CatchUp(ctx context.Context) error {
 }
 
 // Bound is the identities that were declared to prove themselves as subject of
-// issuer, in any tenant. Positive answers are remembered for two seconds.
-func (x *Index) Bound(ctx context.Context, issuer, subject string) ([]Ref, error) {
+// issuer, in any tenant. Positive answers are remembered for two seconds; with fresh
+// the answer holds everything that was on the log when it was asked.
+func (x *Index) Bound(ctx context.Context, issuer, subject string, fresh bool) ([]Ref, error) {
 	sum, now := bindingSum(issuer, subject), x.now()
 	x.mu.RLock()
 	c, ok := x.bound[sum]
 	x.mu.RUnlock()
-	if ok && now.Before(c.until) {
+	if ok && !fresh && now.Before(c.until) {
 		return c.refs, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, boundWait)
 	defer cancel()
-	refs, err := x.readBound(ctx, sum)
-	if err == nil && len(refs) == 0 {
-		if err = x.CatchUp(ctx); err == nil {
-			refs, err = x.readBound(ctx, sum)
+	if fresh {
+		if err := x.CatchUp(ctx); err != nil {
+			return nil, err
 		}
 	}
+	refs, err := x.readBound(ctx, sum)
 	if err != nil {
 		return nil, err
 	}
@@ -231,6 +233,16 @@ func (x *Index) All(ctx context.Context, tenant string) ([]string, error) {
 	}
 	slices.Sort(ids)
 	return ids, nil
+}
+
+// Tenants is every tenant that has identities, sorted.
+func (x *Index) Tenants(ctx context.Context) ([]string, error) {
+	list, err := x.store.Client().SMembers(ctx, key("tenants")).Result()
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	slices.Sort(list)
+	return list, nil
 }
 
 // Resolve finds what a handle stands for, if it is a tenant, owner, feature or
