@@ -108,7 +108,7 @@ func tlsConfig(c config.TLS) (*tls.Config, error) {
 	if _, err := r.get(nil); err != nil {
 		return nil, fmt.Errorf("read TLS certificate: %w", err)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: r.get, NextProtos: []string{"h2", "http/1.1"}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: r.get}, nil
 }
 
 type certificate struct {

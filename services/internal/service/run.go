@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -285,14 +284,15 @@ func (r *Running) serve() error {
 			r.env.Log.Warn("service has an HTTP API but no address to listen at", zap.String("service", name))
 			continue
 		}
-		if conf != nil {
-			l = tls.NewListener(l, conf)
-		}
 		s := newServer(name, h, r.env.Log, seconds, r.env.Now)
-		s.TLSConfig = conf
+		serve := s.Serve
+		if conf != nil {
+			s.TLSConfig = conf.Clone() // a server changes its own
+			serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+		}
 		r.http = append(r.http, s)
 		r.infra.Go(func() {
-			if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				r.fail(fmt.Errorf("serve %s: %w", name, err))
 			}
 		})

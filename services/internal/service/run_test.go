@@ -27,7 +27,7 @@ import (
 func startToys(t *testing.T, o service.RunOptions, cs ...service.Constructor) *service.Running {
 	t.Helper()
 	o.Log = zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	r, err := service.Start(ctx, o, cs...)
 	if err != nil {
@@ -44,18 +44,22 @@ func startToys(t *testing.T, o service.RunOptions, cs ...service.Constructor) *s
 // eventually waits until f is true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.NewTimer(60 * time.Second)
+	defer deadline.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for !f() {
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline.C:
 			t.Fatalf("gave up waiting: %s", what)
+		case <-look.C:
 		}
-		time.Sleep(20 * time.Millisecond) // between looks
 	}
 }
 
 func fresh(t *testing.T, r *service.Running) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	if err := r.WaitFresh(ctx); err != nil {
 		t.Fatal(err)

@@ -75,6 +75,15 @@ func TestTLSListeners(t *testing.T) {
 	if got := serial(); got != 1 {
 		t.Errorf("serial %d", got)
 	}
+	h2 := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	answer, err := h2.Get(r.URL("debug") + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.ProtoMajor != 2 {
+		t.Errorf("served %s, want HTTP/2", answer.Proto)
+	}
 	resp, err := http.Get("http://" + r.Addr("debug") + "/livez")
 	if err == nil {
 		_ = resp.Body.Close()
