@@ -266,5 +266,5 @@ func (w *world) settle(mint func()) {
 		}
 		w.pass(max(min(w.set.At.Sub(w.now), math.MaxInt64), time.Second))
 	}
-	w.t.Fatalf("no rotation came to its end: %+v", w.state)
+	w.t.Fatalf("no rotation came to its end: %+v", w.state.Current)
 }

@@ -191,3 +191,22 @@ func TestStart(t *testing.T) {
 		seen[p.Rotation.Rotation] = true
 	}
 }
+
+func TestEarly(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		state State
+		fired Timer
+		want  bool
+	}{
+		{"no timer", rotation(Prepared), Timer{}, false},
+		{"in time", rotation(Prepared), Timer{KindActivate, "r1", t0}, false},
+		{"early", rotation(Prepared), Timer{KindActivate, "r1", in(time.Millisecond)}, true},
+		{"early, but of another rotation", rotation(Prepared), Timer{KindActivate, "r0", in(time.Hour)}, false},
+		{"early, but of a past stage", rotation(Activated), Timer{KindActivate, "r1", in(time.Hour)}, false},
+	} {
+		if got := Early(c.state, c.fired, t0); got != c.want {
+			t.Errorf("%s: Early = %v", c.name, got)
+		}
+	}
+}
