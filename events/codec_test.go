@@ -41,3 +41,26 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkValidate(b *testing.B) {
+	e := sample(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := Validate(e); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkReceive(b *testing.B) {
+	raw, err := Encode(sample(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Receive(raw, "acme"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

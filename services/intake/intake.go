@@ -49,6 +49,8 @@ type server struct {
 	wait  time.Duration // for the bus
 	slots chan struct{}
 	taken *prometheus.CounterVec
+
+	recent *recent
 }
 
 // New builds the service. It has no handlers; it needs Env's Bus, Guard, Log and Now.
@@ -57,13 +59,14 @@ func New(env service.Env) (service.Service, error) { return build(env, storeWait
 // build is New with another patience for the bus.
 func build(env service.Env, wait time.Duration) (service.Service, error) {
 	s := &server{
-		wait:  wait,
-		bus:   env.Bus,
-		log:   env.Log,
-		now:   env.Now,
-		skew:  cmp.Or(time.Duration(env.Config.Intake.ClockSkew), defaultSkew),
-		limit: cmp.Or(env.Config.Intake.MaxBody, defaultBody),
-		slots: make(chan struct{}, maxRequests),
+		wait:   wait,
+		bus:    env.Bus,
+		log:    env.Log,
+		now:    env.Now,
+		skew:   cmp.Or(time.Duration(env.Config.Intake.ClockSkew), defaultSkew),
+		limit:  cmp.Or(env.Config.Intake.MaxBody, defaultBody),
+		slots:  make(chan struct{}, maxRequests),
+		recent: newRecent(recentMax),
 		taken: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lanyard_intake_events_total",
 			Help: "Events that arrived over HTTP, by result: accepted, or the code of the refusal.",
@@ -130,11 +133,12 @@ func (s *server) door(take func(http.ResponseWriter, *http.Request, sender) (bat
 func (s *server) answer(w http.ResponseWriter, r *http.Request, from sender, b batch) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
 	defer cancel()
-	if len(b.accepted) > 0 {
-		if err := s.bus.Publish(ctx, b.accepted...); err != nil {
+	if fresh := s.recent.unseen(b.accepted); len(fresh) > 0 {
+		if err := s.bus.Publish(ctx, fresh...); err != nil {
 			s.unavailable(w, from, err)
 			return
 		}
+		s.recent.stored(fresh)
 	}
 	if err := s.bury(ctx, from, b.refused); err != nil {
 		s.unavailable(w, from, err)
