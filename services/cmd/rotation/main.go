@@ -1,0 +1,11 @@
+// Command rotation runs the service rotation of Lanyard as a process of its own.
+package main
+
+import (
+	"os"
+
+	"github.com/lanyard-nhi/lanyard/services/rotation"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
+)
+
+func main() { os.Exit(service.Main("rotation", rotation.New)) }
