@@ -14,6 +14,7 @@ import (
 	"iter"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -239,19 +240,34 @@ func derSignature(sig []byte) []byte {
 }
 
 // beatingFeed is a kill feed without entries.
-type beatingFeed struct{ signer token.Signer }
+type beatingFeed struct {
+	signer token.Signer
+	mu     sync.Mutex
+	newest guard.Message
+}
+
+func (f *beatingFeed) beat() (guard.Message, error) {
+	raw, err := guard.SealHeartbeat(f.signer, guard.Heartbeat{Epoch: 1, Time: time.Now()})
+	if err != nil {
+		return guard.Message{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.newest = guard.Message{Sequence: f.newest.Sequence + 1, Subject: "nhi.kill." + guard.HeartbeatName, Data: raw}
+	return f.newest, nil
+}
 
 // Subscribe sends a heartbeat every second.
 func (f *beatingFeed) Subscribe(ctx context.Context, push func(guard.Message)) error {
 	go func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		for seq := uint64(1); ; seq++ {
-			raw, err := guard.SealHeartbeat(f.signer, guard.Heartbeat{Epoch: 1, Time: time.Now()})
+		for {
+			m, err := f.beat()
 			if err != nil {
 				return // the guard goes stale and the bench says so
 			}
-			push(guard.Message{Sequence: seq, Subject: "nhi.kill." + guard.HeartbeatName, Data: raw})
+			push(m)
 			select {
 			case <-ctx.Done():
 				return
@@ -262,9 +278,15 @@ func (f *beatingFeed) Subscribe(ctx context.Context, push func(guard.Message)) e
 	return nil
 }
 
-// Fill finds nothing stored.
-func (f *beatingFeed) Fill(context.Context, uint64, func(guard.Message) error) (uint64, error) {
-	return 0, nil
+// Fill finds the newest heartbeat.
+func (f *beatingFeed) Fill(_ context.Context, from uint64, take func(guard.Message) error) (uint64, error) {
+	f.mu.Lock()
+	m := f.newest
+	f.mu.Unlock()
+	if m.Sequence == 0 || m.Sequence < from {
+		return m.Sequence, nil
+	}
+	return m.Sequence, take(m)
 }
 
 // Answer takes presence.
