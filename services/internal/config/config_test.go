@@ -41,7 +41,7 @@ func TestPrecedence(t *testing.T) {
 	env := []string{"LANYARD_ISSUANCE_TTL=1m", "LANYARD_DATA=/from-env", "LANYARD_TOKEN=not-ours", "HOME=/x",
 		"LANYARD_ANOMALY_DISABLED=[D20, D01]", "LANYARD_REVOCATION_ALLOW_UNSAFE_SERVER=true",
 		`LANYARD_NATS_USERS=[{kind: soc, tenant: acme}]`, "LANYARD_ISSUER_URL=http://127.0.0.1:9"}
-	c, err := Load(path, env, map[string]string{"data": "/from-flag", "nats.replicas": "3"})
+	c, err := Load(path, env, map[string]string{"data": "/from-flag", "nats.replicas": "3", "guard.point": `"a: \"b\""`})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +50,9 @@ func TestPrecedence(t *testing.T) {
 	}
 	if c.Issuance.TTL != Duration(time.Minute) || c.Issuance.MaxTTL != Duration(3*time.Minute) || c.Rotation.Overlap != Duration(4*time.Minute) {
 		t.Errorf("ttl = %s, max = %s, overlap = %s", c.Issuance.TTL, c.Issuance.MaxTTL, c.Rotation.Overlap)
+	}
+	if c.Guard.Point != `a: "b"` {
+		t.Errorf("a quoted string is %s", c.Guard.Point)
 	}
 	if c.Intake.MaxBody != 70000 || c.NATS.Replicas != 3 || !c.Revocation.AllowUnsafeServer {
 		t.Errorf("%+v", c)

@@ -70,7 +70,7 @@ func (c Config) Complete() Config {
 // Load reads the configuration: the defaults, then the file at path ("" means
 // none), then the variables of env (in the form of os.Environ) named
 // LANYARD_<SECTION>_<FIELD>, then overrides, whose keys are such as "nats.url".
-// Values of the latter two are YAML. The result is validated. Errors name the file
+// Values of the latter two are YAML; strings need no quotes. The result is validated. Errors name the file
 // and line, variable or key.
 func Load(path string, env []string, overrides map[string]string) (Config, error) {
 	c := Default("")
@@ -180,9 +180,10 @@ func applyEnv(fields map[string]reflect.Value, env []string) error {
 	return nil
 }
 
-// set sets a field from text: strings as they are, everything else as YAML.
+// set sets a field from text. It is YAML, but a string that is not in double quotes
+// stays as it is, so that an address or a path needs no care.
 func set(f reflect.Value, text string) error {
-	if f.Kind() == reflect.String {
+	if f.Kind() == reflect.String && !strings.HasPrefix(text, `"`) {
 		f.SetString(text)
 		return nil
 	}
