@@ -15,7 +15,9 @@ import (
 	"strings"
 	"time"
 
+	json "github.com/go-json-experiment/json"
 	"github.com/lanyard-nhi/lanyard/events/guard"
+	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -74,6 +76,7 @@ func New(env service.Env) (service.Service, error) {
 	mux.Handle("GET /v1/status", env.Authorize(service.ScopeRead, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		service.JSON(w, http.StatusOK, g.Status())
 	})))
+	mux.Handle("POST /v1/lineage", env.Authorize(service.ScopeRead, http.HandlerFunc(s.lineage)))
 	var points []service.Enforcement
 	for i := range service.MaxReplicas {
 		points = append(points, service.Enforcement{Tenant: c.Tenant, Point: point(c.Point, i)})
@@ -84,6 +87,32 @@ func New(env service.Env) (service.Service, error) {
 		Points: points,
 		HTTP:   mux,
 	}, nil
+}
+
+// Lineage is the answer about a lineage: whether any of its handles is dead, and by
+// which entry. Fresh is false when the guard cannot know, and then it refuses.
+type Lineage struct {
+	Fresh bool         `json:"fresh"`
+	Dead  bool         `json:"dead"`
+	Entry *guard.Entry `json:"entry,omitempty"`
+}
+
+// lineage answers POST /v1/lineage {"lineage":[handles]} for operators' tools, which
+// have verified a token's signature and ask whether it would be honoured.
+func (s *server) lineage(w http.ResponseWriter, r *http.Request) {
+	var ask struct {
+		Lineage []lineage.Handle `json:"lineage"`
+	}
+	if err := json.UnmarshalRead(http.MaxBytesReader(w, r.Body, 16<<10), &ask, json.RejectUnknownMembers(true)); err != nil || len(ask.Lineage) > lineage.Max {
+		service.Problem(w, http.StatusBadRequest, "invalid_request", fmt.Sprintf("the body must be {\"lineage\": [at most %d handles]}", lineage.Max))
+		return
+	}
+	a := Lineage{}
+	if e, dead := s.guard.Dead(ask.Lineage); dead {
+		a.Dead, a.Entry = true, &e
+	}
+	a.Fresh = s.guard.Status().Fresh // after the look-up: fresh then means that it was complete
+	service.JSON(w, http.StatusOK, a)
 }
 
 // point is the enforcement point of one replica: each signs with its own key, and a
