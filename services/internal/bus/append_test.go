@@ -240,6 +240,38 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+// A connection that gets no answers is made anew, and what was sent is stored once.
+func TestReconnectAfterTimeouts(t *testing.T) {
+	s := testServer(t)
+	c := testConn(t, s, func(_ *Config, tm *timing) { tm.attempt, tm.attempts, tm.reconnect = 50*time.Millisecond, 100, 2 })
+	hole, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	if _, err := hole.Subscribe("nhi.log.>", func(*nats.Msg) {}); err != nil { // takes everything, answers nothing
+		t.Fatal(err)
+	}
+	if err := hole.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Append(t.Context(), Batch{Events: []events.Event{risk(t, "acme", "agent", 1), risk(t, "acme", "agent", 2)}})
+		done <- err
+	}()
+	eventually(t, "a new connection", func() bool { return c.nc.Stats().Reconnects > 0 })
+	if err := Provision(t.Context(), testConn(t, s), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := len(read(t, c, StreamLog, ">")); n != 2 {
+		t.Errorf("%d events stored, want 2", n)
+	}
+}
+
 func TestAppendContextEnds(t *testing.T) {
 	c := testBus(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -12,7 +12,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/lanyard-nhi/lanyard/events"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -40,11 +39,12 @@ type origin struct {
 // to the Router to publish. An error makes the message come again.
 func (r *runner) handle(stream string, wm *message.Message) ([]*message.Message, error) {
 	ctx := wm.Context()
-	m, ok := ctx.Value(deliveryKey{}).(jetstream.Msg)
+	d, ok := ctx.Value(deliveryKey{}).(*delivery)
 	if !ok {
 		return nil, errors.New("handle: not a delivery")
 	}
-	from, err := whence(stream, m)
+	m := d.msg
+	from, err := whence(stream, d)
 	if err != nil {
 		return nil, r.bury(ctx, from, r.other, events.Code(err), err, m.Data())
 	}
@@ -69,25 +69,21 @@ func (r *runner) handle(stream string, wm *message.Message) ([]*message.Message,
 }
 
 // whence reads the origin of a message.
-func whence(stream string, m jetstream.Msg) (origin, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return origin{stream: stream, subject: m.Subject()}, fmt.Errorf("read metadata: %w", err)
-	}
-	from := origin{stream: stream, subject: m.Subject(), sequence: meta.Sequence.Stream, attempts: meta.NumDelivered}
+func whence(stream string, m *delivery) (origin, error) {
+	from := origin{stream: stream, subject: m.msg.Subject(), sequence: m.meta.Sequence.Stream, attempts: m.meta.NumDelivered}
 	if stream != StreamDead {
 		return from, nil
 	}
-	d, err := deadOf(m.Headers(), nil)
+	d, err := deadOf(m.msg.Headers(), nil)
 	if err != nil {
 		return from, err
 	}
-	return origin{stream: d.Stream, subject: d.Subject, sequence: d.Original, attempts: meta.NumDelivered, retry: meta.Sequence.Stream}, nil
+	return origin{stream: d.Stream, subject: d.Subject, sequence: d.Original, attempts: m.meta.NumDelivered, retry: m.meta.Sequence.Stream}, nil
 }
 
 // call runs the handler under a span and encodes what it returns.
 func (r *runner) call(ctx context.Context, row handlerRow, cause events.Event) (produced []*message.Message, err error) {
-	if tp := events.Extension(cause, events.ExtTraceparent); tp != "" {
+	if tp := extension(cause, events.ExtTraceparent); tp != "" {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": tp})
 	}
 	ctx, span := r.c.tracer.Start(ctx, r.spec.Service+" "+row.Type, trace.WithSpanKind(trace.SpanKindConsumer))

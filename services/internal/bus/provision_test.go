@@ -194,9 +194,11 @@ func nkey(t *testing.T) (public string, seed []byte) {
 func TestConnectCredentials(t *testing.T) {
 	public, seed := nkey(t)
 	_, stranger := nkey(t)
-	guarded := testServer(t, func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} })
+	// In process a refused client and the server write to each other until this ends.
+	quick := func(o *server.Options) { o.WriteDeadline = 200 * time.Millisecond }
+	guarded := testServer(t, quick, func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} })
 	open := testServer(t)
-	passwords := testServer(t, func(o *server.Options) { o.Username, o.Password = "lanyard", "secret" })
+	passwords := testServer(t, quick, func(o *server.Options) { o.Username, o.Password = "lanyard", "secret" })
 	for _, tc := range []struct {
 		name string
 		cfg  Config

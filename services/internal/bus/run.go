@@ -184,9 +184,15 @@ func partitionKey(m jetstream.Msg) string {
 
 type deliveryKey struct{}
 
+// delivery is what the handler's side needs of a JetStream message.
+type delivery struct {
+	msg  jetstream.Msg
+	meta *jetstream.MsgMetadata
+}
+
 // newDelivery makes the Watermill message of a JetStream message.
-func newDelivery(ctx context.Context, m jetstream.Msg) *message.Message {
-	return message.NewMessageWithContext(context.WithValue(ctx, deliveryKey{}, m), "", m.Data())
+func newDelivery(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) *message.Message {
+	return message.NewMessageWithContext(context.WithValue(ctx, deliveryKey{}, &delivery{m, meta}), "", m.Data())
 }
 
 type producedKey struct{}

@@ -19,7 +19,7 @@ type SubscriberConfig struct {
 	// Key is what order is kept by: messages of one key are handled one after the other.
 	Key func(m jetstream.Msg) string
 	// Message makes the Watermill message; its context is set by the subscriber.
-	Message func(ctx context.Context, m jetstream.Msg) *message.Message
+	Message func(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) *message.Message
 	Lanes   int           // messages handed out at once
 	Grace   time.Duration // how long Close waits for messages that were handed out
 	// May reports whether messages may still be handed out. Optional.
@@ -250,7 +250,7 @@ func (sub *subscription) offer(key string, m jetstream.Msg) error {
 	}
 	ctx, cancel := context.WithCancel(sub.ctx)
 	defer cancel()
-	wm := sub.s.cfg.Message(ctx, m)
+	wm := sub.s.cfg.Message(ctx, m, meta)
 	select {
 	case sub.out <- wm:
 	case <-sub.closing:

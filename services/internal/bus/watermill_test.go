@@ -59,7 +59,7 @@ func suiteSubscriber(c *Conn, group string) message.Subscriber {
 				AckWait: c.t.ackWait, MaxDeliver: -1, MaxAckPending: 100}
 		},
 		Key: func(m jetstream.Msg) string { return string(m.Data()) },
-		Message: func(ctx context.Context, m jetstream.Msg) *message.Message {
+		Message: func(ctx context.Context, m jetstream.Msg, _ *jetstream.MsgMetadata) *message.Message {
 			wm := message.NewMessageWithContext(ctx, m.Headers().Get(suiteID), m.Data())
 			for k, v := range m.Headers() {
 				if len(k) > 6 && k[:6] == "Suite-" && k != suiteID {

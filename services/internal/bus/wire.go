@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -57,12 +58,23 @@ func (it item) message() *nats.Msg {
 // messageID is the Nats-Msg-Id of an event. It names tenant, source and id, since an
 // event's id is unique within its source only.
 func messageID(e events.Event) string {
-	s := events.Tenant(e) + "|" + e.Source() + "|" + e.ID()
+	s := extension(e, events.ExtTenant) + "|" + e.Source() + "|" + e.ID()
 	if len(s) <= 200 {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
+}
+
+// extension is events.Extension without the copy of all extensions that the SDK
+// makes for it.
+func extension(e events.Event, name string) string {
+	ec, ok := e.Context.(*event.EventContextV1)
+	if !ok {
+		return events.Extension(e, name)
+	}
+	s, _ := ec.Extensions[name].(string)
+	return s
 }
 
 // StreamOf is the stream that events of a type are stored in.
@@ -122,7 +134,7 @@ func open(stream, subject string, h nats.Header, data []byte) (events.Event, err
 	if err != nil {
 		return events.Event{}, err
 	}
-	if got, want := events.Tenant(e), events.SubjectTenant(subject); got != want {
+	if got, want := extension(e, events.ExtTenant), events.SubjectTenant(subject); got != want {
 		return events.Event{}, fmt.Errorf("read event %s: %w: event says %q, subject says %q", e.ID(), events.ErrWrongTenant, got, want)
 	}
 	if stream == StreamIn {

@@ -60,8 +60,9 @@ func (c *Client) consumer(ctx context.Context, stream, filter string) (jetstream
 }
 
 // Hop consumes n messages, publishes one for each without waiting, and acknowledges
-// each when its publish was acknowledged. It returns how long that took.
-func (c *Client) Hop(ctx context.Context, stream, filter string, n int, out func(i int) Message) (time.Duration, error) {
+// each when its publish was acknowledged. It returns how long that took after the
+// first warm ones.
+func (c *Client) Hop(ctx context.Context, stream, filter string, n, warm int, out func(i int) Message) (time.Duration, error) {
 	cons, err := c.consumer(ctx, stream, filter)
 	if err != nil {
 		return 0, err
@@ -84,7 +85,10 @@ func (c *Client) Hop(ctx context.Context, stream, filter string, n int, out func
 		return 0, fmt.Errorf("consume: %w", err)
 	}
 	defer consuming.Stop()
-	for range n {
+	for i := range n {
+		if i == warm {
+			start = time.Now()
+		}
 		select {
 		case h := <-hops:
 			if h.err != nil {
