@@ -73,17 +73,17 @@ var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // called is an activity.tool_called event of an agent.
 func called(t testing.TB, tenant, agent string, n int) events.Event {
 	t.Helper()
-	return event(t, tenant, fmt.Sprint("call-", n), events.ToolCalled{Activity: events.Activity{
+	return made(t, tenant, fmt.Sprint("call-", n), events.ToolCalled{Activity: events.Activity{
 		Identity: agent, Action: "read", Outcome: events.OutcomeSuccess, Destination: "mail", Tool: "search", Count: int64(n)}})
 }
 
 // risk is a risk.changed event: a fact in the log about an identity.
 func risk(t testing.TB, tenant, identity string, n int) events.Event {
 	t.Helper()
-	return event(t, tenant, fmt.Sprint("risk-", identity, "-", n), events.RiskChanged{Identity: identity, Level: "high", Previous: "low", Reason: fmt.Sprint("reason ", n)})
+	return made(t, tenant, fmt.Sprint("risk-", identity, "-", n), events.RiskChanged{Identity: identity, Level: "high", Previous: "low", Reason: fmt.Sprint("reason ", n)})
 }
 
-func event(t testing.TB, tenant, id string, p events.Payload) events.Event {
+func made(t testing.TB, tenant, id string, p events.Payload) events.Event {
 	t.Helper()
 	e, err := events.New(events.Origin{Source: "/test", Tenant: tenant, Time: testTime, ID: id}, p)
 	if err != nil {

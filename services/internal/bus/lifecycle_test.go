@@ -325,7 +325,7 @@ func TestTimers(t *testing.T) {
 	c := testBus(t)
 	now := time.Now()
 	timer := func(id string, due time.Time) events.Event {
-		return event(t, "acme", "timer-"+id+due.String(), events.TimerDue{Timer: id, Kind: "credential.expiry", Ref: "jti", Owner: "agent", DueAt: due})
+		return made(t, "acme", "timer-"+id+due.String(), events.TimerDue{Timer: id, Kind: "credential.expiry", Ref: "jti", Owner: "agent", DueAt: due})
 	}
 	type firing struct {
 		timer string

@@ -29,7 +29,7 @@ func TestPoison(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	otherType, err := events.Encode(event(t, "acme", "other", events.OwnerDeparted{Owner: "bob"}))
+	otherType, err := events.Encode(made(t, "acme", "other", events.OwnerDeparted{Owner: "bob"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestPoison(t *testing.T) {
 		case "undeclared":
 			return []events.Event{risk(t, "acme", "x", 1)}, nil
 		case "unstorable":
-			return []events.Event{event(t, "NOT A TENANT", "id", events.IdentityRetired{})}, nil
+			return []events.Event{made(t, "NOT A TENANT", "id", events.IdentityRetired{})}, nil
 		case "panics":
 			panic("no")
 		case "fails":
@@ -145,7 +145,7 @@ func counter(t *testing.T, g prometheus.Gatherer, name, eventType string) float6
 // A poison message does not keep others waiting, and a revocation is tried for ever.
 func TestRevocationsAreTriedForEver(t *testing.T) {
 	c := testBus(t, func(_ *Config, tm *timing) { tm.tries = 2 })
-	e := event(t, "acme", "revoke-1", events.RevocationRequested{Mode: events.ModeRevoke, Target: events.Target{Kind: "identity", Tenant: "acme", ID: "agent"}, Reason: "leaked", RequestedBy: "alice"})
+	e := made(t, "acme", "revoke-1", events.RevocationRequested{Mode: events.ModeRevoke, Target: events.Target{Kind: "identity", Tenant: "acme", ID: "agent"}, Reason: "leaked", RequestedBy: "alice"})
 	if err := c.Publish(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestSweepAndUnhandled(t *testing.T) {
 		return nil, nil
 	}
 	rawPublish(t, c, "nhi.in.acme.coffee.brewed", []byte(`{"nobody":"knows this"}`))
-	if err := c.Publish(t.Context(), called(t, "acme", "agent", 1), event(t, "acme", "gone", events.OwnerDeparted{Owner: "bob"})); err != nil {
+	if err := c.Publish(t.Context(), called(t, "acme", "agent", 1), made(t, "acme", "gone", events.OwnerDeparted{Owner: "bob"})); err != nil {
 		t.Fatal(err)
 	}
 	start(t, c, Spec{Service: "sweeper", Sweep: true, Handlers: []Handler{On(count)}})
