@@ -44,6 +44,10 @@ func (g *Guard) resync(ctx context.Context, queue <-chan arrival) error {
 	case epoch == p.state.Epoch && p.applied < p.state.Sequence:
 		return fmt.Errorf("%w: it ends at %d, this guard has seen %d", errBehind, p.applied, p.state.Sequence)
 	}
+	if p.fresh && seen.beat == nil {
+		g.trouble("no heartbeat yet")
+		return nil
+	}
 	if err := g.trust(epoch); err != nil {
 		return err
 	}

@@ -138,8 +138,8 @@ func (g *Guard) trouble(what string) { g.update(func(p *position) { p.problem = 
 // next message that arrives tries again.
 func (g *Guard) step(ctx context.Context, a arrival) (again bool, err error) {
 	p := g.position()
-	if a.beat != nil && a.beat.Epoch > p.state.Epoch {
-		return true, nil
+	if a.beat != nil && (a.beat.Epoch > p.state.Epoch || p.fresh && a.beat.Epoch == p.state.Epoch) {
+		return true, nil // a new epoch, or the first that this guard learns
 	}
 	if !a.of(p.state.Epoch) {
 		// Forged, broken or from a stream that is over. The stream is asked what stands

@@ -24,9 +24,9 @@ type header struct{ alg, kid, typ string }
 // them (RFC 7515 section 4.1.11: what is critical and not understood is refused).
 func parseHeader(b []byte) (header, error) {
 	var h header
-	err := object(reader(b), func(d *jsontext.Decoder, name string) error {
+	err := object(reader(b), func(d *jsontext.Decoder, name []byte) error {
 		var dst *string
-		switch name {
+		switch string(name) {
 		case "alg":
 			dst = &h.alg
 		case "kid":
@@ -34,7 +34,7 @@ func parseHeader(b []byte) (header, error) {
 		case "typ":
 			dst = &h.typ
 		default:
-			return fmt.Errorf("member %q", clip(name))
+			return fmt.Errorf("member %q", clip(string(name)))
 		}
 		return text(d, dst)
 	}, true)
@@ -72,8 +72,8 @@ func ParseClaims(payload []byte) (Claims, error) {
 }
 
 // member reads the value of one claim.
-func (c *Claims) member(d *jsontext.Decoder, name string) error {
-	switch name {
+func (c *Claims) member(d *jsontext.Decoder, name []byte) error {
+	switch string(name) {
 	case "iss":
 		return text(d, &c.Issuer)
 	case "sub":
@@ -112,14 +112,14 @@ func (c *Claims) member(d *jsontext.Decoder, name string) error {
 // section 3.1 leaves that to the application) would turn a bound token into a
 // bearer token.
 func (c *Confirm) read(d *jsontext.Decoder) error {
-	err := object(d, func(d *jsontext.Decoder, name string) error {
-		switch name {
+	err := object(d, func(d *jsontext.Decoder, name []byte) error {
+		switch string(name) {
 		case "jkt":
 			return text(d, &c.JKT)
 		case "x5t#S256":
 			return text(d, &c.X5TS)
 		}
-		return fmt.Errorf("unknown confirmation method %q", clip(name))
+		return fmt.Errorf("unknown confirmation method %q", clip(string(name)))
 	}, false)
 	if err == nil && c.JKT == "" && c.X5TS == "" {
 		err = errors.New("cnf without a confirmation method")
@@ -131,8 +131,8 @@ func (a *Actor) read(d *jsontext.Decoder, depth int) error {
 	if depth > maxActors {
 		return fmt.Errorf("more than %d nested actors", maxActors)
 	}
-	return object(d, func(d *jsontext.Decoder, name string) error {
-		switch name {
+	return object(d, func(d *jsontext.Decoder, name []byte) error {
+		switch string(name) {
 		case "sub":
 			return text(d, &a.Subject)
 		case "tenant":
@@ -149,7 +149,7 @@ func reader(b []byte) *jsontext.Decoder { return jsontext.NewDecoder(bytes.NewBu
 
 // object reads one JSON object and calls member for each name; member must read the
 // value. With alone nothing but white space may follow the object.
-func object(d *jsontext.Decoder, member func(d *jsontext.Decoder, name string) error, alone bool) error {
+func object(d *jsontext.Decoder, member func(d *jsontext.Decoder, name []byte) error, alone bool) error {
 	t, err := d.ReadToken()
 	if err != nil {
 		return err
@@ -158,10 +158,15 @@ func object(d *jsontext.Decoder, member func(d *jsontext.Decoder, name string) e
 		return errors.New("not an object")
 	}
 	for d.PeekKind() != '}' {
-		if t, err = d.ReadToken(); err != nil {
+		v, err := d.ReadValue()
+		if err != nil {
 			return err
 		}
-		if err := member(d, t.String()); err != nil {
+		name, err := unquote(v)
+		if err != nil {
+			return err
+		}
+		if err := member(d, name); err != nil {
 			return err
 		}
 	}
@@ -174,17 +179,31 @@ func object(d *jsontext.Decoder, member func(d *jsontext.Decoder, name string) e
 	return nil
 }
 
+// unquote is the text of a JSON string, valid until the decoder reads on. Most have
+// no escapes and are not copied.
+func unquote(v jsontext.Value) ([]byte, error) {
+	if v.Kind() != '"' {
+		return nil, errors.New("not a string")
+	}
+	if bytes.IndexByte(v, '\\') < 0 {
+		return v[1 : len(v)-1], nil
+	}
+	return jsontext.AppendUnquote(nil, v)
+}
+
 func text(d *jsontext.Decoder, dst *string) error {
-	t, err := d.ReadToken()
+	v, err := d.ReadValue()
 	if err != nil {
 		return err
 	}
-	if t.Kind() != '"' {
-		return errors.New("not a string")
+	b, err := unquote(v)
+	if err != nil {
+		return err
 	}
-	if *dst = t.String(); len(*dst) > maxText {
+	if len(b) > maxText {
 		return fmt.Errorf("string longer than %d bytes", maxText)
 	}
+	*dst = string(b)
 	return nil
 }
 
@@ -226,9 +245,13 @@ func handles(d *jsontext.Decoder, dst *[]lineage.Handle) error {
 		if err != nil {
 			return err
 		}
-		// A handle needs no escape, so its text form is quote, 16 characters, quote.
+		// A handle needs no escape, so its text form is quote, 16 characters, quote. The
+		// decoder skips line ends, which a JSON string cannot hold.
 		var h lineage.Handle
-		if len(v) != 18 || v.Kind() != '"' || h.UnmarshalText(v[1:17]) != nil {
+		if len(v) != 18 || v.Kind() != '"' {
+			return errors.New("an element is not a handle")
+		}
+		if n, err := strict.Decode(h[:], v[1:17]); err != nil || n != len(h) {
 			return errors.New("an element is not a handle")
 		}
 		out = append(out, h)

@@ -34,8 +34,8 @@ func OpenProof(raw string) (Proof, error) {
 	}
 	var typ, alg, kid string
 	var key Key
-	err = object(reader(p.header), func(d *jsontext.Decoder, name string) error {
-		switch name {
+	err = object(reader(p.header), func(d *jsontext.Decoder, name []byte) error {
+		switch string(name) {
 		case "typ":
 			return text(d, &typ)
 		case "alg":
@@ -50,7 +50,7 @@ func OpenProof(raw string) (Proof, error) {
 			key, err = ParseJWK(v)
 			return err
 		}
-		return fmt.Errorf("member %q", clip(name))
+		return fmt.Errorf("member %q", clip(string(name)))
 	}, true)
 	switch {
 	case err != nil:
@@ -68,8 +68,8 @@ func OpenProof(raw string) (Proof, error) {
 	if out.Thumbprint, err = key.Thumbprint(); err != nil {
 		return Proof{}, fmt.Errorf("open proof: %w", err)
 	}
-	err = object(reader(p.payload), func(d *jsontext.Decoder, name string) error {
-		switch name {
+	err = object(reader(p.payload), func(d *jsontext.Decoder, name []byte) error {
+		switch string(name) {
 		case "jti":
 			return text(d, &out.ID)
 		case "htm":
