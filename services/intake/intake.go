@@ -77,7 +77,9 @@ func build(env service.Env, wait time.Duration) (service.Service, error) {
 			return service.Service{}, fmt.Errorf("build intake: register metrics: %w", err)
 		}
 	}
-	return service.Service{Name: Name, Publishes: admitted(), HTTP: s.routes(env.Authorize)}, nil
+	// It sweeps: what is published past HTTP and no service knows is dead-lettered,
+	// not left to age away.
+	return service.Service{Name: Name, Publishes: admitted(), Sweep: true, HTTP: s.routes(env.Authorize)}, nil
 }
 
 // admitted lists the types that may come in.

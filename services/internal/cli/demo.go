@@ -118,6 +118,26 @@ func startDemo(c *cobra.Command, dir string) (stop func(), err error) {
 	return func() { _ = sys.Stop() }, nil // the demo is over; what failed was logged
 }
 
+// awaitKeys fetches the issuer's keys, again for a while when the issuer is just
+// starting, as a product that starts beside it would.
+func awaitKeys(ctx context.Context, rk *guard.RemoteKeys) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	t := time.NewTicker(200 * time.Millisecond)
+	defer t.Stop()
+	for {
+		err := rk.Refresh(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-t.C:
+		}
+	}
+}
+
 // DemoSystem is the demo's view of the Lanyard whose operator's files are in data.
 // The returned function closes the feeds of its guards.
 func DemoSystem(data string) (demo.System, func(), error) {
@@ -154,7 +174,7 @@ func DemoSystem(data string) (demo.System, func(), error) {
 		}
 		feeds = append(feeds, feed)
 		rk := &guard.RemoteKeys{URL: ends.Issuer + "/.well-known/jwks.json", Client: client}
-		if err := rk.Refresh(ctx); err != nil {
+		if err := awaitKeys(ctx, rk); err != nil {
 			return guard.Config{}, err
 		}
 		return guard.Config{Point: point, Tenant: tenant, Issuer: ends.Issuer, Audience: audience, Keys: rk, FeedKey: feedKey, Feed: feed}, nil

@@ -95,8 +95,8 @@ var bans = []struct {
 	tests   bool     // tests may import it anywhere
 	why     string
 }{
-	{"github.com/nats-io/nats.go", []string{"services/internal/bus", "events/guard/natsfeed"}, true,
-		"one package talks to NATS, so that durability, ids and permissions are decided once"},
+	{"github.com/nats-io/nats.go", []string{"services/internal/bus", "events/guard/natsfeed", "services/internal/bench"}, true,
+		"one package talks to NATS, so that durability, ids and permissions are decided once (benches measure the bare client as the limit)"},
 	{"github.com/nats-io/nats-server", []string{"services/internal/embedded", "services/internal/bus/bustest", "services/internal/bench", "services/cmd/nats-server"}, true,
 		"the server is started in one place; products never link it"},
 	{"github.com/ThreeDotsLabs/watermill", []string{"services/internal/bus", "services/internal/bench"}, true,

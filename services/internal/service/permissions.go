@@ -129,6 +129,9 @@ func serviceRights(u *User, n Node, t Topology) {
 			"$JS.API.CONSUMER.MSG.NEXT."+s+"."+n.Service,
 			"$JS.API.STREAM.INFO."+s,
 			"$JS.ACK."+s+"."+n.Service+".>")
+		if n.Exclusive { // a new owner goes back to what its predecessor had acknowledged
+			u.Publish = append(u.Publish, "$JS.API.CONSUMER.RESET."+s+"."+n.Service)
+		}
 	}
 	for _, s := range n.Reads {
 		follow(u, s)
