@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -192,6 +191,9 @@ func (r *revoker) try(ctx context.Context, cause events.Event, req accept.Reques
 	seq := st.sequence
 	if st.entry != nil && st.entry.Revocation == req.Revocation {
 		e = *st.entry // a crash came between the kill entry and the log
+		if err := r.again(ctx, req.Tenant, e); err != nil {
+			return result{}, err
+		}
 	} else {
 		seq, err = r.kill(ctx, req.Tenant, e, "kill:"+req.Revocation, st.sequence)
 		if errors.Is(err, bus.ErrUnknownOutcome) {
@@ -207,9 +209,7 @@ func (r *revoker) try(ctx context.Context, cause events.Event, req accept.Reques
 // record puts the acceptance on the log. The kill entry is durable: whatever fails
 // here is completed by the next delivery of the request.
 func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Request, f accept.Facts, e guard.Entry, seq uint64) (result, error) {
-	var noted sync.WaitGroup
-	noted.Go(func() { r.stored(ctx, req.Tenant, e, seq) })
-	defer noted.Wait()
+	r.stored(req.Tenant, e, seq)
 	p := events.RevocationAccepted{Revocation: req.Revocation, Mode: e.Mode, Target: f.Thing.Target(), Handle: e.Handle.String(),
 		Reason: req.Reason, By: req.RequestedBy, AcceptedAt: e.At, Until: e.Until, Epoch: e.Epoch, Sequence: seq,
 		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants}
@@ -309,7 +309,7 @@ func (r *revoker) lift(ctx context.Context, cause events.Event, req accept.Reque
 		if err != nil {
 			return result{}, err
 		}
-		r.stored(ctx, freeze.Tenant, e, seq)
+		r.stored(freeze.Tenant, e, seq)
 	}
 	err = r.ended(ctx, freeze.Tenant, id, events.Origin{Source: source, Tenant: freeze.Tenant, Time: now, Cause: &cause},
 		events.RevocationLifted{Revocation: id, Handle: t.Handle.String(), Reason: req.Reason, By: req.RequestedBy, LiftedAt: now.UTC()})

@@ -9,7 +9,6 @@ import (
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/closure"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/ledger"
-	"go.uber.org/zap"
 )
 
 // closeDue does once a second what no message announces: leases and freezes that
@@ -110,52 +109,72 @@ func (r *revoker) thaw(ctx context.Context, id string) error {
 		events.RevocationLifted{Revocation: id, Handle: s.Accepted.Handle, Reason: "the freeze's time has run out", By: "lanyard", LiftedAt: s.Accepted.Until.UTC()})
 }
 
+// census is who died.
+type census struct {
+	descendants int64
+	tenants     []string
+}
+
+// census counts the credentials that were alive at accept or were minted since. It
+// is taken when every guard has answered: the issuers are guards too and mint no
+// more of them.
+func (r *revoker) census(ctx context.Context, id string) (*census, error) {
+	var a *events.RevocationAccepted
+	if err := r.ledger.Inspect(ctx, id, func(s *ledger.State) { a = s.Accepted }); err != nil {
+		return nil, err
+	}
+	if a == nil {
+		return nil, fmt.Errorf("count descendants of %s: %w", id, ledger.ErrUnknown)
+	}
+	count, err := r.count(ctx, a.Handle, a.AcceptedAt)
+	if err != nil {
+		return nil, err
+	}
+	c := &census{}
+	c.descendants, c.tenants = countSum(count)
+	return c, nil
+}
+
 // tryClose closes the revocation when no expected guard may honour the handle any
-// more. The descendants are counted then, because the issuers, being guards, mint
-// no more of them.
+// more.
 func (r *revoker) tryClose(ctx context.Context, id string) error {
 	now := r.now()
-	var accepted *events.RevocationAccepted
 	var tenant string
 	err := r.ledger.Inspect(ctx, id, func(s *ledger.State) {
 		if s.Open() && len(s.Missing(now)) == 0 {
-			accepted, tenant = s.Accepted, s.Tenant
+			tenant = s.Tenant
 		}
 	})
-	if err != nil || accepted == nil {
+	if err != nil || tenant == "" {
 		return err
 	}
-	count, err := r.count(ctx, accepted.Handle, accepted.AcceptedAt)
+	toll, err := r.census(ctx, id)
 	if err != nil {
 		return err
 	}
-	descendants, tenants := countSum(count)
-	var closed events.RevocationClosed
-	err = r.ledger.Decide(ctx, tenant, id, func(s *ledger.State) ([]events.Event, error) {
-		if !s.Open() || len(s.Missing(now)) > 0 {
-			return nil, nil
-		}
-		root, err := closure.Root(s.Answers)
-		if err != nil {
-			return nil, err
-		}
-		closed = events.RevocationClosed{Revocation: id, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards),
-			Outcomes: closure.Outcomes(s.Answers), Descendants: descendants, Tenants: tenants, MerkleRoot: root, LastMS: closure.LastMS(s.Answers)}
-		cause := s.Cause()
-		e, err := events.New(events.Origin{Source: source, Tenant: s.Tenant, Time: now, Cause: &cause}, closed)
-		if err != nil {
-			return nil, err
-		}
-		return []events.Event{e}, nil
+	return r.ledger.Decide(ctx, tenant, id, func(s *ledger.State) ([]events.Event, error) {
+		return r.closing(s, s.Answers, *toll, now)
 	})
+}
+
+// closing is the event that closes s with these answers; none when guards are
+// missing or it is closed.
+func (r *revoker) closing(s *ledger.State, answers map[string]closure.Answer, toll census, now time.Time) ([]events.Event, error) {
+	if !s.Open() || len(closure.Missing(s.Accepted.Guards, answers, now)) > 0 {
+		return nil, nil
+	}
+	root, err := closure.Root(answers)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if closed.Revocation != "" {
-		r.log.Info("revocation closed", zap.String("revocation", id), zap.Int("expected", closed.Expected),
-			zap.Int64("descendants", closed.Descendants), zap.Float64("accept_to_last_receipt_ms", closed.LastMS))
+	cause := s.Cause()
+	e, err := events.New(events.Origin{Source: source, Tenant: s.Tenant, Time: now, Cause: &cause}, events.RevocationClosed{
+		Revocation: s.ID, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards), Outcomes: closure.Outcomes(answers),
+		Descendants: toll.descendants, Tenants: toll.tenants, MerkleRoot: root, LastMS: closure.LastMS(answers)})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return []events.Event{e}, nil
 }
 
 // overdue tells the SOC, once, that a revocation is open for longer than it should.

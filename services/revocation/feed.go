@@ -109,25 +109,40 @@ func (r *revoker) guardHas(ctx context.Context, sequence uint64) error {
 	return nil
 }
 
-// kill journals and publishes one entry under the condition that expect is still
-// the handle's newest. The order is the promise: what was published is in the
-// journal.
+// kill publishes one entry under the condition that expect is still the handle's
+// newest, and journals it. Guards need not wait for the journal, so the two go side
+// by side; the promise is made when both are done. A crash between them is mended
+// by the next delivery of the request, which journals what it finds published.
 func (r *revoker) kill(ctx context.Context, tenant string, e guard.Entry, id string, expect uint64) (uint64, error) {
 	data, err := guard.SealEntry(r.signer, e)
 	if err != nil {
 		return 0, bus.Permanent(err)
 	}
-	rec := journal.Record{Stage: journal.StageIntent, Revocation: e.Revocation, Tenant: tenant, Handle: e.Handle.String(),
-		Mode: e.Mode, At: e.At, Keep: e.Keep, Epoch: e.Epoch, Entry: string(data)}
-	if err := r.book.Append(ctx, rec); err != nil {
-		return 0, err
+	noted := make(chan error, 1)
+	go func() { noted <- r.book.Append(ctx, intent(tenant, e, data)) }()
+	seq, err := r.bus.Kill(ctx, e.Handle.String(), data, id, &expect, e.Keep.Sub(r.now()))
+	if journaled := <-noted; journaled != nil {
+		return 0, journaled
 	}
-	seq, err := r.bus.Kill(ctx, rec.Handle, data, id, &expect, e.Keep.Sub(r.now()))
 	if err != nil {
 		return 0, fmt.Errorf("publish kill entry: %w", err)
 	}
 	r.sent(seq)
 	return seq, nil
+}
+
+// again journals an entry that was found published.
+func (r *revoker) again(ctx context.Context, tenant string, e guard.Entry) error {
+	data, err := guard.SealEntry(r.signer, e)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	return r.book.Append(ctx, intent(tenant, e, data))
+}
+
+func intent(tenant string, e guard.Entry, data []byte) journal.Record {
+	return journal.Record{Stage: journal.StageIntent, Revocation: e.Revocation, Tenant: tenant, Handle: e.Handle.String(),
+		Mode: e.Mode, At: e.At, Keep: e.Keep, Epoch: e.Epoch, Entry: string(data)}
 }
 
 // sent remembers the newest entry.
@@ -136,14 +151,11 @@ func (r *revoker) sent(seq uint64) {
 	}
 }
 
-// stored notes in the journal where an entry ended up. It only helps to tell a
-// rewound feed from a crash, so its failure takes nothing back.
-func (r *revoker) stored(ctx context.Context, tenant string, e guard.Entry, seq uint64) {
-	err := r.book.Append(context.WithoutCancel(ctx), journal.Record{Stage: journal.StageStored, Revocation: e.Revocation, Tenant: tenant,
+// stored notes in the journal where an entry ended up, within a second. It only
+// helps to tell a rewound feed from a crash.
+func (r *revoker) stored(tenant string, e guard.Entry, seq uint64) {
+	r.book.Note(journal.Record{Stage: journal.StageStored, Revocation: e.Revocation, Tenant: tenant,
 		Handle: e.Handle.String(), Mode: e.Mode, At: e.At, Keep: e.Keep, Epoch: e.Epoch, Sequence: seq})
-	if err != nil {
-		r.log.Error("journal could not note a stored kill entry", zap.String("revocation", e.Revocation), zap.Error(err))
-	}
 }
 
 // beat states once per period that everything up to the newest known entry is
@@ -202,7 +214,7 @@ func (r *revoker) mendOne(ctx context.Context, h journal.Held) error {
 	}
 	r.sent(seq)
 	handle, _ := lineage.Parse(h.Handle)
-	r.stored(ctx, h.Tenant, guard.Entry{Revocation: h.Revocation, Handle: handle, Mode: h.Mode, At: h.At, Keep: h.Keep, Epoch: h.Epoch}, seq)
+	r.stored(h.Tenant, guard.Entry{Revocation: h.Revocation, Handle: handle, Mode: h.Mode, At: h.At, Keep: h.Keep, Epoch: h.Epoch}, seq)
 	fields := []zap.Field{zap.String("revocation", h.Revocation), zap.String("handle", h.Handle),
 		zap.Uint64("journal_sequence", h.Stored), zap.Uint64("feed_sequence", last), zap.Uint64("new_sequence", seq)}
 	if h.Stored == 0 {

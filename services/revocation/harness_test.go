@@ -179,7 +179,11 @@ func (w *world) boot() (*revoker, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{r.ledger.Run, func(ctx context.Context) error { return r.table.Run(ctx, w.bus) }, r.mend, r.gather, r.beat} {
-		wg.Go(func() { _ = f(ctx) })
+		wg.Go(func() {
+			for ctx.Err() == nil { // tasks are started again when they fail
+				_ = f(ctx)
+			}
+		})
 	}
 	w.stops = append(w.stops, func() {
 		cancel()
@@ -199,11 +203,15 @@ func (s steps) Append(ctx context.Context, rec journal.Record) error {
 	return s.m.do("journal "+string(rec.Stage), func() error { return s.j.Append(ctx, rec) })
 }
 
+func (s steps) Note(rec journal.Record) { s.j.Note(rec) }
+func (s steps) Flush() error            { return s.j.Flush() }
+
 // guard starts a real guard on the world's kill feed.
 func (w *world) guard(point, tenant string) *guard.Guard {
 	w.t.Helper()
 	g, err := guard.New(guard.Config{Point: point, Tenant: tenant, Issuer: "https://issuer.test", Audience: "https://" + point + ".test",
-		Keys: token.NewKeySet(), FeedKey: feedKey.public, Feed: feed{w.bus}, Now: w.clock.now, Presence: time.Hour})
+		Keys: token.NewKeySet(), FeedKey: feedKey.public, Feed: feed{w.bus}, Now: w.clock.now, Presence: time.Hour,
+		StateFile: filepath.Join(w.dir, point+".json")})
 	if err != nil {
 		w.t.Fatal(err)
 	}

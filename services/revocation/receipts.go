@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -196,20 +197,45 @@ func (b *batcher) wait(ctx context.Context, parked bool) error {
 	return nil
 }
 
-// enforced puts genuine receipts of one revocation on the log and closes it when
-// they were the last ones. Receipts that are on the log are skipped.
+// enforced puts genuine receipts of one revocation on the log, and in the same
+// batch closes it when they are the last ones. Receipts that are on the log are
+// skipped.
 func (r *revoker) enforced(ctx context.Context, id string, rs []events.ReceiptSigned) error {
-	tenant, err := r.tenant(ctx, id)
-	if err != nil {
-		return err
-	}
-	err = r.ledger.Decide(ctx, tenant, id, func(s *ledger.State) ([]events.Event, error) {
-		return r.enforcement(s, rs)
+	now := r.now()
+	var tenant string
+	var open bool
+	left := map[string]bool{}
+	err := r.ledger.Inspect(ctx, id, func(s *ledger.State) {
+		tenant, open = s.Tenant, s.Open()
+		for _, g := range s.Missing(now) {
+			left[g.Point] = true
+		}
 	})
 	if err != nil {
 		return err
 	}
-	return r.tryClose(ctx, id)
+	for _, p := range rs {
+		delete(left, p.Point)
+	}
+	var toll *census // needed when these may be the last
+	if open && len(left) == 0 {
+		if toll, err = r.census(ctx, id); err != nil {
+			r.log.Warn("descendants cannot be counted; the revocation stays open", zap.String("revocation", id), zap.Error(err))
+		}
+	}
+	return r.ledger.Decide(ctx, tenant, id, func(s *ledger.State) ([]events.Event, error) {
+		es, fresh, err := r.enforcement(s, rs)
+		if err != nil || toll == nil {
+			return es, err
+		}
+		answers := maps.Clone(s.Answers)
+		if answers == nil {
+			answers = map[string]closure.Answer{}
+		}
+		maps.Copy(answers, fresh)
+		closed, err := r.closing(s, answers, *toll, now)
+		return append(es, closed...), err
+	})
 }
 
 func (r *revoker) tenant(ctx context.Context, id string) (string, error) {
@@ -218,10 +244,9 @@ func (r *revoker) tenant(ctx context.Context, id string) (string, error) {
 	return tenant, err
 }
 
-// enforcement is the events that state what rs add to s. It is pure but for the log.
-func (r *revoker) enforcement(s *ledger.State, rs []events.ReceiptSigned) ([]events.Event, error) {
-	var es []events.Event
-	fresh := map[string]closure.Answer{}
+// enforcement is the events that state what rs add to s, and the answers in them.
+func (r *revoker) enforcement(s *ledger.State, rs []events.ReceiptSigned) (es []events.Event, fresh map[string]closure.Answer, err error) {
+	fresh = map[string]closure.Answer{}
 	for _, p := range rs {
 		stale, err := matches(s, p)
 		if err != nil {
@@ -242,11 +267,11 @@ func (r *revoker) enforcement(s *ledger.State, rs []events.ReceiptSigned) ([]eve
 		fresh[p.Point] = a
 		e, err := enforcedEvent(s, a.RevocationEnforced)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		es = append(es, e)
 	}
-	return es, nil
+	return es, fresh, nil
 }
 
 // enforcedEvent states one answer. Its id derives from the acceptance, the point

@@ -67,6 +67,8 @@ type subtree interface {
 // book is the journal.
 type book interface {
 	Append(ctx context.Context, rec journal.Record) error
+	Note(rec journal.Record)
+	Flush() error
 }
 
 // revoker is the service.
@@ -175,6 +177,7 @@ func (r *revoker) tasks() []service.Task {
 		{Name: "heartbeat", Run: r.beat},
 		{Name: "receipts", Run: r.gather},
 		{Name: "closure", Run: r.every(time.Second, r.closeDue)},
+		{Name: "notes", Run: r.every(time.Second, func(context.Context) error { return r.book.Flush() })},
 	}
 }
 

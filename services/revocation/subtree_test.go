@@ -160,6 +160,7 @@ func siblings(t *testing.T, seed uint64, size int) {
 	for _, n := range f.nodes {
 		w.issue(n)
 	}
+	until(t, "the graph holds all", func() bool { return g.Settle(t.Context()) == nil })
 	r := w.start()
 	r.graph = g
 	guard := w.guard("a", "acme")

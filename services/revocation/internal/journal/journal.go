@@ -63,13 +63,14 @@ type Journal struct {
 	mu      sync.Mutex
 	head    [sha256.Size]byte
 	pending []*write
+	notes   []*write // nobody waits for them
 	busy    bool
 	failed  error
 }
 
 type write struct {
 	record Record
-	done   chan error
+	done   chan error // takes one value without a reader
 }
 
 // Open opens or makes the file, checks its chain and returns its records, oldest
@@ -155,16 +156,44 @@ func (j *Journal) Append(ctx context.Context, rec Record) error {
 	w := &write{record: rec, done: make(chan error, 1)}
 	j.mu.Lock()
 	j.pending = append(j.pending, w)
-	lead := !j.busy
-	j.busy = true
-	j.mu.Unlock()
-	if lead {
-		j.drain()
-	}
+	j.lead()
 	if err := <-w.done; err != nil {
 		return fmt.Errorf("append to journal: %w", err)
 	}
 	return nil
+}
+
+// Note writes rec with the next Append or Flush. A crash before takes it along.
+func (j *Journal) Note(rec Record) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.notes = append(j.notes, &write{record: rec, done: make(chan error, 1)})
+}
+
+// Flush returns when what was noted is on disk.
+func (j *Journal) Flush() error {
+	j.mu.Lock()
+	if len(j.notes) == 0 {
+		j.mu.Unlock()
+		return nil
+	}
+	last := j.notes[len(j.notes)-1]
+	j.pending, j.notes = append(j.pending, j.notes...), nil
+	j.lead()
+	if err := <-last.done; err != nil {
+		return fmt.Errorf("flush journal: %w", err)
+	}
+	return nil
+}
+
+// lead writes what is pending unless somebody else does. j.mu is held, and let go.
+func (j *Journal) lead() {
+	first := !j.busy
+	j.busy = true
+	j.mu.Unlock()
+	if first {
+		j.drain()
+	}
 }
 
 // drain writes what is pending, group by group, until nothing is.
@@ -172,6 +201,10 @@ func (j *Journal) drain() {
 	for {
 		j.mu.Lock()
 		group := j.pending
+		if len(group) > 0 {
+			group = append(j.notes, group...)
+			j.notes = nil
+		}
 		j.pending = nil
 		if len(group) == 0 {
 			j.busy = false
@@ -220,9 +253,9 @@ func (j *Journal) write(group []*write) error {
 	return nil
 }
 
-// Close closes the file. Appends must have returned.
+// Close flushes and closes the file. Appends must have returned.
 func (j *Journal) Close() error {
-	if err := j.file.Close(); err != nil {
+	if err := errors.Join(j.Flush(), j.file.Close()); err != nil {
 		return fmt.Errorf("close journal: %w", err)
 	}
 	return nil
@@ -235,22 +268,32 @@ type Held struct {
 }
 
 // Standing is the newest entry of each handle, in the order in which they were
-// written, without those whose Keep has passed. A revoke is never replaced.
+// written, without those whose Keep has passed. What is known to be stored goes
+// before what is only meant to be, and a stored revoke is never replaced.
 func Standing(records []Record, now time.Time) []Held {
-	at := map[string]int{}
+	type key struct {
+		handle, revocation string
+		mode               events.Mode
+	}
+	at, intents := map[string]int{}, map[key]Record{}
 	var held []Held
 	for _, r := range records {
+		k := key{r.Handle, r.Revocation, r.Mode}
 		i, ok := at[r.Handle]
+		if r.Stage == StageIntent {
+			intents[k] = r
+		}
 		switch {
-		case r.Stage == StageStored && ok && held[i].Revocation == r.Revocation && held[i].Mode == r.Mode:
-			held[i].Stored = r.Sequence
-		case r.Stage != StageIntent:
-		case ok && held[i].Mode == events.ModeRevoke && held[i].Stored != 0:
-		case ok:
-			held[i] = Held{Record: r}
-		default:
+		case r.Stage == StageIntent && !ok:
 			at[r.Handle] = len(held)
 			held = append(held, Held{Record: r})
+		case !ok, held[i].Stored != 0 && held[i].Mode == events.ModeRevoke:
+		case r.Stage == StageIntent:
+			held[i] = Held{Record: r}
+		default:
+			if in, ok := intents[k]; ok {
+				held[i] = Held{Record: in, Stored: r.Sequence}
+			}
 		}
 	}
 	live := held[:0]

@@ -165,9 +165,43 @@ func TestNothingIsPromisedAfterAFailedWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
+		j.Note(rec(StageStored, "q", "h", events.ModeRevoke, 9))
 		if err := j.Append(t.Context(), rec(StageIntent, "r", "h", events.ModeRevoke, 0)); !errors.Is(err, ErrFailed) {
 			t.Fatalf("append to a broken file: %v", err)
 		}
+	}
+}
+
+func TestNotesComeWithTheNextWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, _, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func() int {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(b, []byte("\n"))
+	}
+	j.Note(rec(StageStored, "r", "h", events.ModeRevoke, 1))
+	if n := size(); n != 0 {
+		t.Errorf("%d lines before anything is flushed", n)
+	}
+	if err := j.Append(t.Context(), rec(StageIntent, "r2", "h2", events.ModeRevoke, 0)); err != nil || size() != 2 {
+		t.Errorf("%d lines after an append (%v), want 2", size(), err)
+	}
+	j.Note(rec(StageStored, "r2", "h2", events.ModeRevoke, 2))
+	if err := errors.Join(j.Flush(), j.Flush()); err != nil || size() != 3 {
+		t.Errorf("%d lines after a flush (%v), want 3", size(), err)
+	}
+	j.Note(rec(StageStored, "r3", "h3", events.ModeRevoke, 3))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, records, err := Open(path); err != nil || len(records) != 4 {
+		t.Errorf("%d records after closing (%v), want 4", len(records), err)
 	}
 }
 
@@ -181,13 +215,14 @@ func TestStanding(t *testing.T) {
 		rec(StageIntent, "f1", "b", lift, 0), rec(StageStored, "f1", "b", lift, 9),
 		rec(StageIntent, "r2", "c", revoke, 0),                                          // crash before it was known
 		rec(StageIntent, "f2", "a", freeze, 0), rec(StageStored, "f2", "a", freeze, 99), // cannot be: a is revoked
+		rec(StageIntent, "r3", "d", revoke, 0), rec(StageIntent, "r4", "d", revoke, 0), rec(StageStored, "r3", "d", revoke, 12), // r4 came too late
 		old,
 	}, now)
 	want := []struct {
 		handle, rev string
 		mode        events.Mode
 		stored      uint64
-	}{{"a", "r1", revoke, 7}, {"b", "f1", lift, 9}, {"c", "r2", revoke, 0}}
+	}{{"a", "r1", revoke, 7}, {"b", "f1", lift, 9}, {"c", "r2", revoke, 0}, {"d", "r3", revoke, 12}}
 	if len(held) != len(want) {
 		t.Fatalf("%d entries stand, want %d: %+v", len(held), len(want), held)
 	}
