@@ -37,15 +37,24 @@ func servers(t *testing.T, suite func(t *testing.T, s server)) {
 			suite(t, &givenServer{t, u})
 			return
 		}
-		bin, err := exec.LookPath("redis-server")
-		if err != nil {
+		s := startReal(t)
+		if s == nil {
 			t.Skip("NOT RUN against a real Redis: redis-server is not on PATH and LANYARD_TEST_REDIS is not set")
 		}
-		s := &realServer{t: t, bin: bin, dir: t.TempDir(), port: freePort(t)}
-		s.restart()
-		t.Cleanup(s.stop)
 		suite(t, s)
 	})
+}
+
+// startReal starts redis-server, or returns nil when it is not on PATH.
+func startReal(t testing.TB) server {
+	bin, err := exec.LookPath("redis-server")
+	if err != nil {
+		return nil
+	}
+	s := &realServer{t: t, bin: bin, dir: t.TempDir(), port: freePort(t)}
+	s.restart()
+	t.Cleanup(s.stop)
+	return s
 }
 
 type embeddedServer struct {
