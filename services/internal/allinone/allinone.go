@@ -100,6 +100,11 @@ func Start(ctx context.Context, o Options) (_ *System, err error) {
 	c.Issuance.Trusted = append(slices.Clone(c.Issuance.Trusted),
 		config.TrustedIssuer{Issuer: operator.Issuer, JWKS: "file://" + absolute(ring.OperatorJWKSPath())},
 		config.TrustedIssuer{Issuer: s.Endpoints.LocalOIDC, JWKS: s.Endpoints.LocalOIDC + "/jwks", Local: true})
+	for _, u := range []string{c.NATS.URL, c.Redis.URL} {
+		if u != "" {
+			o.Say("connecting to %s", operator.WithoutPassword(u))
+		}
+	}
 	s.Running, err = service.Start(ctx, service.RunOptions{Name: service.UserAll, Config: c, Log: o.Log, Embed: embedded.Servers}, Services()...)
 	if err != nil {
 		return nil, err
@@ -112,6 +117,9 @@ func Start(ctx context.Context, o Options) (_ *System, err error) {
 	}
 	if err := s.registerOperator(ctx, ring); err != nil {
 		return nil, err
+	}
+	if err := s.Running.Env().Bus.SyncAlways(ctx); err != nil {
+		o.Say("revokes will be refused: %v", err)
 	}
 	return s, s.writeEndpoints()
 }
