@@ -4,8 +4,8 @@ package main
 import (
 	"os"
 
-	"github.com/lanyard-nhi/lanyard/services/issuance"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/issuance"
 )
 
 func main() { os.Exit(service.Main("issuance", issuance.New)) }

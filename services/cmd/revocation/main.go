@@ -4,8 +4,8 @@ package main
 import (
 	"os"
 
-	"github.com/lanyard-nhi/lanyard/services/revocation"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/revocation"
 )
 
 func main() { os.Exit(service.Main("revocation", revocation.New)) }

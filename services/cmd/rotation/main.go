@@ -4,8 +4,8 @@ package main
 import (
 	"os"
 
-	"github.com/lanyard-nhi/lanyard/services/rotation"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/rotation"
 )
 
 func main() { os.Exit(service.Main("rotation", rotation.New)) }
