@@ -25,7 +25,6 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/state"
-	"github.com/redis/go-redis/v9"
 )
 
 // View is the name of the projection.
@@ -55,7 +54,7 @@ type Record struct {
 // Graph reads and folds the projection.
 type Graph struct {
 	store *state.Store
-	redis redis.UniversalClient
+	redis state.Client
 	log   state.Log
 	names *lineage.Namer
 	now   func() time.Time
@@ -91,7 +90,7 @@ func (g *Graph) Run(ctx context.Context) error {
 }
 
 // apply queues the writes of one event.
-func (g *Graph) apply(p redis.Pipeliner, s bus.Stored) {
+func (g *Graph) apply(p state.Pipe, s bus.Stored) {
 	ctx, tenant := context.Background(), events.Tenant(s.Event)
 	switch s.Event.Type() {
 	case events.TypeCredentialIssued:
@@ -125,7 +124,7 @@ func (g *Graph) of(kind lineage.Kind, tenant, id string) events.Named {
 }
 
 // name queues the names of handles in one write.
-func (g *Graph) name(ctx context.Context, p redis.Pipeliner, named ...events.Named) {
+func (g *Graph) name(ctx context.Context, p state.Pipe, named ...events.Named) {
 	values := make([]any, 0, 2*len(named))
 	for _, n := range named {
 		if b, err := json.Marshal(n); err == nil {
@@ -137,7 +136,7 @@ func (g *Graph) name(ctx context.Context, p redis.Pipeliner, named ...events.Nam
 	}
 }
 
-func (g *Graph) issued(ctx context.Context, p redis.Pipeliner, tenant string, c events.CredentialIssued) {
+func (g *Graph) issued(ctx context.Context, p state.Pipe, tenant string, c events.CredentialIssued) {
 	if !g.now().Before(c.ExpiresAt.Add(Grace)) {
 		g.name(ctx, p, slices.DeleteFunc(slices.Clone(c.Names), passing)...)
 		return
@@ -237,12 +236,12 @@ func (g *Graph) Credential(ctx context.Context, id string) (Record, error) {
 	if len(id) == 64 {
 		if jti, err := g.redis.Get(ctx, hashKey(id)).Result(); err == nil {
 			id = jti
-		} else if !errors.Is(err, redis.Nil) {
+		} else if !errors.Is(err, state.ErrNoKey) {
 			return r, fmt.Errorf("find token hash: %w", err)
 		}
 	}
 	b, err := g.redis.Get(ctx, recordKey(id)).Bytes()
-	if errors.Is(err, redis.Nil) {
+	if errors.Is(err, state.ErrNoKey) {
 		return r, fmt.Errorf("find credential: %w", ErrUnknown)
 	}
 	if err != nil {

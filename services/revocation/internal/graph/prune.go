@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/lanyard-nhi/lanyard/services/internal/state"
 )
 
 // Prune drops what expired more than Grace ago. Running it twice, or in two
@@ -41,7 +41,7 @@ func (g *Graph) pruneMinute(ctx context.Context, min int64) error {
 			return err
 		}
 	}
-	_, err = g.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = g.redis.Pipelined(ctx, func(p state.Pipe) error {
 		p.Del(ctx, expiryKey(min))
 		p.SRem(ctx, minutesKey(), min)
 		return nil
@@ -81,7 +81,7 @@ func (g *Graph) pruneHandle(ctx context.Context, handle string, min int64) error
 		return err
 	}
 	left := 0
-	_, err = g.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = g.redis.Pipelined(ctx, func(p state.Pipe) error {
 		for _, f := range fields {
 			if _, exp := unfield(f); exp/60 <= min {
 				p.HDel(ctx, countKey(handle), f)
