@@ -156,7 +156,11 @@ func (r *revoker) facts(ctx context.Context, req accept.Request, f accept.Facts,
 		return f, st, err
 	}
 	f.Holder, f.Ending = st.holder, st.ending
-	if count, err := r.count(ctx, f.Thing.Handle.String(), now); err == nil {
+	patience := narrowWait
+	if accept.Broad(f.Thing.Kind) {
+		patience = graphWait
+	}
+	if count, err := r.count(ctx, f.Thing.Handle.String(), now, patience); err == nil {
 		f.Live, f.Tenants = countSum(count)
 		f.LiveKnown = true
 	} else {

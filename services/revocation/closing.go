@@ -126,7 +126,7 @@ func (r *revoker) census(ctx context.Context, id string) (*census, error) {
 	if a == nil {
 		return nil, fmt.Errorf("count descendants of %s: %w", id, ledger.ErrUnknown)
 	}
-	count, err := r.count(ctx, a.Handle, a.AcceptedAt)
+	count, err := r.count(ctx, a.Handle, a.AcceptedAt, graphWait)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,9 @@ const (
 // that, because the receipts are durable in their own stream, keyed by revocation,
 // and are read again from there at start and before a lease is said to have ended.
 func (r *revoker) receipt(ctx context.Context, cause events.Event, p events.ReceiptSigned) ([]events.Event, error) {
+	if r.recorded(ctx, p) {
+		return nil, nil // a repeat; its guard may be gone by now
+	}
 	if err := r.genuine(ctx, cause, p); err != nil {
 		return nil, bus.Permanent(err)
 	}
@@ -49,6 +52,18 @@ func (r *revoker) receipt(ctx context.Context, cause events.Event, p events.Rece
 	}
 	r.receipts.add(p, r.now())
 	return nil, nil
+}
+
+// recorded reports whether this very receipt is on the log already.
+func (r *revoker) recorded(ctx context.Context, p events.ReceiptSigned) (found bool) {
+	if !r.ledger.Known(p.Revocation) {
+		return false
+	}
+	err := r.ledger.Inspect(ctx, p.Revocation, func(s *ledger.State) {
+		a, ok := s.Answers[p.Point]
+		found = ok && a.Receipt != "" && a.Receipt == p.JWS
+	})
+	return found && err == nil
 }
 
 // genuine checks the signature, waiting a while for the guard to be known.

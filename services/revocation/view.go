@@ -140,6 +140,7 @@ type preview struct {
 	NeedConfirm bool          `json:"confirm_required"` //
 	Confirm     int64         `json:"confirm"`          // what to send as confirm then
 	Holder      *holderView   `json:"holder,omitempty"` // what it is under already
+	Unsafe      string        `json:"unsafe,omitempty"` // why a revoke would be refused whatever it is about
 	Predicted   *float64      `json:"predicted_ms"`     // to closure, p99 of past ones; null: no data yet
 	Past        int           `json:"past_closures"`    // how many that rests on
 	Truncated   bool          `json:"truncated"`        // there are more credentials than were looked at
@@ -182,7 +183,7 @@ func (r *revoker) postPreview(w http.ResponseWriter, q *http.Request, caller tok
 		return r.answer(ctx, result{Code: verdict.Code, Reason: verdict.Reason})
 	}
 	p := preview{Handle: thing.Handle.String(), Kind: string(thing.Kind), Tenant: thing.Tenant, ID: thing.ID, Guards: len(r.table.Expected(now)), Members: []previewItem{}}
-	count, err := r.count(ctx, p.Handle, now)
+	count, err := r.count(ctx, p.Handle, now, graphWait)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -194,6 +195,9 @@ func (r *revoker) postPreview(w http.ResponseWriter, q *http.Request, caller tok
 	}
 	if h := st.holder; h != nil {
 		p.Holder = &holderView{h.Revocation, h.Mode, h.Until}
+	}
+	if err := r.unsafe(ctx); err != nil && !r.limits.AllowUnsafe {
+		p.Unsafe = err.Error()
 	}
 	p.Predicted, p.Past = r.predict()
 	if err := r.tour(ctx, &p, caller, now); err != nil {

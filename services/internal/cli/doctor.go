@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/operator"
 	"github.com/spf13/cobra"
 )
 
@@ -168,9 +168,12 @@ func (d *doctor) guard(ctx context.Context) {
 		err = fmt.Errorf("not fresh, so it refuses everything: %s", or(st.Problem, "no heartbeat"))
 	}
 	d.add("guard", err, fmt.Sprintf("fresh: heartbeat %s old, epoch %d, %d entries", time.Duration(st.Age).Round(time.Millisecond), st.Epoch, st.Entries), "is revocation running and NATS reachable?")
-	var guards json.RawMessage
-	err = a.call(ctx, http.MethodGet, d.ends.Revocation, "/v1/guards", nil, nil, &guards)
-	d.add("revocation", err, "answers", "look at its log")
+	var p revokePreview
+	body := map[string]any{"mode": "revoke", "target": map[string]string{"kind": "tenant", "tenant": operator.Tenant, "id": operator.Tenant}}
+	if err = a.call(ctx, http.MethodPost, d.ends.Revocation, "/v1/revocations/preview", nil, body, &p); err == nil && p.Unsafe != "" {
+		err = errors.New(p.Unsafe)
+	}
+	d.add("revocation", err, fmt.Sprintf("accepts revokes; %d guards will answer", p.Guards), "set sync_interval: always in the server's jetstream block, and let Lanyard read it (monitoring, or the system user)")
 }
 
 func (d *doctor) busChecks(ctx context.Context) {

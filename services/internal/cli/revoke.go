@@ -68,6 +68,7 @@ type revokePreview struct {
 	Confirm     bool     `json:"confirm_required"`
 	Predicted   *float64 `json:"predicted_ms"`
 	Truncated   bool     `json:"truncated"`
+	Unsafe      string   `json:"unsafe,omitempty"`
 	Members     []struct {
 		Tenant     string    `json:"tenant"`
 		Identity   string    `json:"identity"`
@@ -304,6 +305,9 @@ func printPreview(w io.Writer, arg string, mode events.Mode, p revokePreview) {
 		verb += " --freeze"
 	case events.ModeLift:
 		verb = "lift " + arg
+	}
+	if p.Unsafe != "" {
+		fmt.Fprintf(w, "%s: %s\n", col.bad("it would be refused now"), clean(strings.Join(strings.Fields(p.Unsafe), " ")))
 	}
 	fmt.Fprintf(w, "nothing was done; to do it: lanyard %s --reason TEXT %s\n", clean(verb), confirm)
 }
