@@ -4,7 +4,7 @@ BIN := bin
 export GOFLAGS ?= -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build race vet lint fuzz bench up dev test-redis test-processes images schemas ci clean
+.PHONY: help demo test build race race-short vet lint fuzz bench up dev test-redis test-processes images schemas ci clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ up: build ## run everything on this machine with embedded servers, until Ctrl-C
 test: ## all tests that need only Go
 	$(GO) test work
 
-race: ## the tests of the concurrent parts under the race detector
+race: ## all tests under the race detector
 	$(GO) test -race -short ./events/... ./services/...
+
+race-short: ## the tests of the concurrent parts under the race detector
+	$(GO) test -race -short ./events/guard ./services/guard ./services/internal/bus ./services/internal/state ./services/internal/service ./services/revocation ./services/rotation/...
 
 vet: ## go vet
 	$(GO) vet work

@@ -180,7 +180,6 @@ type envelope struct {
 	event.EventContextV1
 	specversion string
 	data        []byte
-	base64      bool
 }
 
 // UnmarshalJSONFrom implements json.UnmarshalerFrom. The reader itself refuses

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -27,7 +28,7 @@ func (g *Guard) Middleware(scopes ...string) func(next http.Handler) http.Handle
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			claims, err := g.Check(r.Context(), Request{Token: Presented(r), Scopes: scopes, HTTP: r})
-			if d, denied := err.(*Denial); denied {
+			if d, denied := errors.AsType[*Denial](err); denied {
 				d.Respond(w)
 				return
 			}

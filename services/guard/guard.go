@@ -6,6 +6,7 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -153,7 +154,7 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	claims, err := s.guard.Check(r.Context(), guard.Request{
 		Token: guard.Presented(r), Scopes: scopes, HTTP: meant, MinSequence: atLeast,
 	})
-	if d, denied := err.(*guard.Denial); denied {
+	if d, denied := errors.AsType[*guard.Denial](err); denied {
 		d.Respond(w)
 		return
 	}

@@ -113,7 +113,7 @@ func newVerifyRig(ctx context.Context, alg string) (*verifyRig, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- r.guard.Run(ctx) }()
-	r.stop = func() { cancel(); <-done }
+	r.stop = func() { cancel(); _ = <-done } // ends with its context
 	select {
 	case <-r.guard.Ready():
 		return r, nil

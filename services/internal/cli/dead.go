@@ -25,7 +25,7 @@ func deadList(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }() // the command ends
 			list := []bus.Dead{}
 			for d, err := range conn.DeadLetters(c.Context(), from) {
 				if err != nil {
@@ -78,7 +78,7 @@ func deadShow(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }() // the command ends
 			d, err := deadAt(c, conn, args[0])
 			if err != nil {
 				return err
@@ -108,7 +108,7 @@ func deadReplay(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }() // the command ends
 			for _, arg := range args {
 				d, err := deadAt(c, conn, arg)
 				if err != nil {

@@ -182,7 +182,7 @@ func (d *doctor) busChecks(ctx context.Context) {
 		d.add("nats", err, "", "is the server running at "+d.ends.NATS+"?")
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the command ends
 	d.add("nats", nil, "connected as user operator to "+d.ends.NATS, "")
 	for _, s := range []string{bus.StreamIn, bus.StreamLog, bus.StreamKill, bus.StreamAlert, bus.StreamReceipt, bus.StreamTimer, bus.StreamDead} {
 		last, err := conn.LastSequence(ctx, s, ">")
@@ -208,7 +208,7 @@ func (d *doctor) views(ctx context.Context) {
 		d.add("redis", err, "", "decisions go on from the log; lists and previews do not")
 		return
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }() // the command ends
 	err = s.Client().Ping(ctx).Err()
 	d.add("redis", err, "answers", "decisions go on from the log; lists and previews do not")
 }

@@ -80,7 +80,7 @@ rest on the log. Use it after a Redis was restored from somewhere.`,
 			if err != nil {
 				return err
 			}
-			defer s.Close()
+			defer func() { _ = s.Close() }() // the command ends
 			if err := s.Rebuild(c.Context()); err != nil {
 				return fmt.Errorf("rebuild: %w", err)
 			}

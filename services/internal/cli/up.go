@@ -2,11 +2,9 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -126,18 +124,6 @@ func logger(c *cobra.Command, level string) (*zap.Logger, error) {
 		return nil, exitError{exitUsage, err}
 	}
 	return log, nil
-}
-
-// readJSONFile decodes a file of the data directory.
-func readJSONFile(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
-	}
-	return nil
 }
 
 // withDeadline gives calls of a command an end of their own.

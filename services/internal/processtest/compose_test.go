@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
-	"github.com/compose-spec/compose-go/v2/types"
 )
 
 // TestComposeFile loads docker-compose.yml as docker compose would.
@@ -47,8 +46,7 @@ func TestComposeFile(t *testing.T) {
 			t.Errorf("%s: no such command: %v", name, err)
 		}
 	}
-	p2 := types.Services(p.Services)
-	for name, s := range p2 {
+	for name, s := range p.Services {
 		for _, port := range s.Ports {
 			if port.HostIP != "127.0.0.1" {
 				t.Errorf("%s publishes port %s beyond loopback", name, port.Published)

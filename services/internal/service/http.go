@@ -185,7 +185,7 @@ func observe(name string, next http.Handler, log *zap.Logger, seconds *prometheu
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		defer func() {
 			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
+				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(p) // how a handler ends a connection on purpose
 				}
 				log.Error("http handler panicked", zap.String("service", name), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))

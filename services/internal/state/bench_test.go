@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -66,7 +67,7 @@ func raw(log Log, c *redis.Client, n uint64) error {
 		}
 		return nil
 	})
-	if err == errStopped {
+	if errors.Is(err, errStopped) {
 		return nil
 	}
 	return err

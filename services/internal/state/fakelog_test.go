@@ -101,13 +101,6 @@ func (l *memoryLog) poison(subject string) {
 	l.put(message{subject: subject, unreadable: true})
 }
 
-// replace makes this another log, as after a restored backup.
-func (l *memoryLog) replace() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stored, l.ids = nil, map[string]uint64{}
-}
-
 func (l *memoryLog) last(filter string) uint64 {
 	if filter == ">" {
 		return uint64(len(l.stored))

@@ -231,7 +231,7 @@ func redactURL(err error) error {
 	for {
 		inner := errors.Unwrap(err)
 		if inner == nil {
-			return errors.New("expected redis://[user:password@]host:port[/db] or rediss://...")
+			return errors.New("expected redis://[user:password@]host:port[/db] or rediss:// with the same")
 		}
 		err = inner
 	}

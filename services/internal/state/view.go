@@ -49,7 +49,6 @@ type follower struct {
 	at    position
 	nudge <-chan struct{}
 	idle  time.Duration
-	known uint64 // the stream's end at the last look
 	asked time.Time
 }
 
@@ -67,8 +66,7 @@ func (s *Store) Follow(ctx context.Context, log Log, v View) error {
 		case ctx.Err() != nil:
 		case errors.As(err, &broken):
 			return fmt.Errorf("follow view %s: %w", v.Name, err)
-		case errors.Is(err, errRestart):
-			failures = 0
+		case errors.Is(err, errRestart): // from the start, at once
 		default:
 			if failures++; failures == 1 {
 				s.log.Warn("view does not follow; trying again", zap.String("view", v.Name), zap.Error(err))

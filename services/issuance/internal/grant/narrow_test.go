@@ -104,5 +104,7 @@ func TestNarrowNeverWidens(t *testing.T) {
 			check(c.MaxDepth == 0 || g.Depth <= c.MaxDepth, "depth of ceiling")
 		}
 	})
-	require.NotZero(t, granted, "the generator must reach grants")
+	if !testing.Short() { // a short run draws too few
+		require.NotZero(t, granted, "the generator must reach grants")
+	}
 }
