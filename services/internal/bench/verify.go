@@ -112,8 +112,15 @@ func newVerifyRig(ctx context.Context, alg string) (*verifyRig, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
-	go func() { done <- r.guard.Run(ctx) }()
-	r.stop = func() { cancel(); _ = <-done } // ends with its context
+	go func() {
+		defer close(done)
+		done <- r.guard.Run(ctx)
+	}()
+	r.stop = func() {
+		cancel()
+		for range done { // it ends with its context
+		}
+	}
 	select {
 	case <-r.guard.Ready():
 		return r, nil

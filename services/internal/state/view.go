@@ -113,7 +113,10 @@ func (f *follower) session(ctx context.Context) error {
 	for {
 		select {
 		case <-arrived:
-		case <-ended:
+		case last := <-ended:
+			if err == nil {
+				err = last
+			}
 			return err
 		}
 	}
