@@ -217,6 +217,7 @@ func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Req
 	p := events.RevocationAccepted{Revocation: req.Revocation, Mode: e.Mode, Target: f.Thing.Target(), Handle: e.Handle.String(),
 		Reason: req.Reason, By: req.RequestedBy, AcceptedAt: e.At, Until: e.Until, Epoch: e.Epoch, Sequence: seq,
 		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants}
+	r.settleTable(ctx)
 	es, err := pages(cause, req.Tenant, p, r.table.Expected(r.now()))
 	if err != nil {
 		return result{}, bus.Permanent(err)
@@ -237,6 +238,16 @@ func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Req
 		zap.String("tenant", req.Tenant), zap.String("kind", p.Target.Kind), zap.String("id", p.Target.ID), zap.String("handle", p.Handle),
 		zap.String("by", p.By), zap.Int64("descendants", p.Descendants), zap.Uint64("sequence", seq))
 	return result{ID: req.Revocation, Status: ledger.StatusAccepted}, nil
+}
+
+// settleTable waits a moment until the table of guards is as new as the acceptance:
+// a guard that was there before must be waited for.
+func (r *revoker) settleTable(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, graphWait)
+	defer cancel()
+	if err := r.table.Settle(ctx, r.bus); err != nil {
+		r.log.Warn("guards' presence is not up to date; a guard that came just now may not be waited for", zap.Error(err))
+	}
 }
 
 // pages makes the events that state p, with the expected guards spread over them.

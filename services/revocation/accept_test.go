@@ -101,7 +101,7 @@ func TestRefusalsAreOnTheLogAndTouchNothing(t *testing.T) {
 	if res := w.revoke(r2, "acme", "unsafe", request(mine)); res.Code != accept.CodeUnsafe || !strings.Contains(res.Reason, "sync_interval: always") {
 		t.Errorf("unsafe server: %+v", res)
 	}
-	if len(w.bus.killed) != 0 || len(w.bus.all(bus.StreamLog, "accepted")) != 0 {
+	if _, n := w.bus.size(bus.StreamKill); n != 0 || len(w.bus.all(bus.StreamLog, "accepted")) != 0 {
 		t.Error("a refused request left an effect")
 	}
 	w.sweep = func(c *config.Config) { c.Revocation.AllowUnsafeServer = true }
@@ -134,7 +134,7 @@ func TestInvalidRequestsGoToTheDeadLetters(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(w.bus.streams[bus.StreamLog]) != 0 {
+	if n, _ := w.bus.size(bus.StreamLog); n != 0 {
 		t.Error("an invalid request left something on the log")
 	}
 }

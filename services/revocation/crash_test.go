@@ -65,12 +65,10 @@ func (w *world) closes(t *testing.T, r *revoker) {
 func TestCrashBetweenEverySteps(t *testing.T) {
 	var names []string
 	w := newWorld(t)
-	w.bus.step = func(name string, after bool) error {
-		if name != "kill" || len(names) == 0 || names[len(names)-1] != "kill" { // heartbeats are no steps of a request
-			names = append(names, name)
-		}
+	w.bus.onStep(func(name string, after bool) error {
+		names = append(names, name)
 		return nil
-	}
+	})
 	w.life(t, func() {})
 	w.stop()
 	for _, name := range []string{"journal intent", "kill", "append accepted", "append lifted"} {
@@ -87,18 +85,17 @@ func TestCrashBetweenEverySteps(t *testing.T) {
 
 func crashAt(t *testing.T, name string, after bool, times int) {
 	w := newWorld(t)
-	left := times
 	crashed := 0
-	w.bus.step = func(n string, a bool) error {
-		if n == name && a == after && left > 0 {
-			left--
+	w.bus.onStep(func(n string, a bool) error {
+		if n == name && a == after && crashed < times {
 			crashed++
 			return errCrash
 		}
 		return nil
-	}
+	})
 	r := w.life(t, func() {})
 	w.closes(t, r)
+	w.bus.onStep(nil)
 	if crashed == 0 {
 		t.Fatal("the crash did not happen")
 	}
@@ -128,27 +125,18 @@ func TestUnknownOutcomeIsPending(t *testing.T) {
 		w := newWorld(t)
 		bot := w.named(lineage.KindIdentity, "acme", "bot", 3)
 		r := w.start()
-		left := 1
-		w.bus.step = func(n string, a bool) error {
-			if n == "kill" && a == happened && left > 0 && len(w.bus.all(bus.StreamIn, "requested")) > 0 {
-				left--
+		failed := false
+		w.bus.onStep(func(n string, a bool) error {
+			if n == "kill" && a == happened && !failed {
+				failed = true
 				return bus.ErrUnknownOutcome
 			}
 			return nil
-		}
-		var res result
-		for { // the heartbeat may take the failure
-			e, req := w.request("acme", "req", request(bot))
-			var err error
-			if res, err = r.accept(t.Context(), e, req); err != nil {
-				t.Fatal(err)
-			}
-			if res.Pending || left == 0 {
-				break
-			}
-		}
-		if res.Pending && res.Status != ledger.StatusPending {
-			t.Errorf("got %+v", res)
+		})
+		e, req := w.request("acme", "req", request(bot))
+		res, err := r.accept(t.Context(), e, req)
+		if err != nil || !res.Pending || res.Status != ledger.StatusPending {
+			t.Errorf("got %+v, %v", res, err)
 		}
 		if res := w.revoke(r, "acme", "req", request(bot)); res.Status != ledger.StatusAccepted || res.ID != ID("acme", "req") {
 			t.Errorf("delivered again: %+v", res)

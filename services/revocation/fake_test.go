@@ -57,11 +57,13 @@ type memory struct {
 	seqs    map[string]uint64
 	changed chan struct{}
 	// step is called before and after each durable write with its name; an error is
-	// what the caller gets, whether the write happened or not.
-	step   func(name string, after bool) error
-	unsafe error
-	killed map[string]string // handle -> revocation that killed it: for ever
-	ids    map[string]uint64 // message id -> sequence
+	// what the caller gets, whether the write happened or not. Set it with onStep. The
+	// calls are one at a time, under stepping, and must not write themselves.
+	step     func(name string, after bool) error
+	stepping sync.Mutex
+	unsafe   error
+	killed   map[string]string // handle -> revocation that killed it: for ever
+	ids      map[string]uint64 // message id -> sequence
 }
 
 func newMemory(t testing.TB, c *clock) *memory {
@@ -84,26 +86,42 @@ func match(filter, subject string) bool {
 	return len(f) == len(s)
 }
 
+// onStep sets step.
+func (m *memory) onStep(f func(name string, after bool) error) {
+	m.stepping.Lock()
+	defer m.stepping.Unlock()
+	m.step = f
+}
+
+func (m *memory) stepped(name string, after bool) error {
+	m.stepping.Lock()
+	defer m.stepping.Unlock()
+	if m.step == nil {
+		return nil
+	}
+	return m.step(name, after)
+}
+
+// do is one durable write with its two steps.
 func (m *memory) do(name string, write func() error) error {
+	if err := m.stepped(name, false); err != nil {
+		return err
+	}
+	if err := m.write(write); err != nil {
+		return err
+	}
+	return m.stepped(name, true)
+}
+
+func (m *memory) write(write func() error) error {
 	m.mu.Lock()
-	step := m.step
-	m.mu.Unlock()
-	if step != nil {
-		if err := step(name, false); err != nil {
-			return err
-		}
+	defer m.mu.Unlock()
+	if err := write(); err != nil {
+		return err
 	}
-	m.mu.Lock()
-	err := write()
-	if err == nil {
-		close(m.changed)
-		m.changed = make(chan struct{})
-	}
-	m.mu.Unlock()
-	if err == nil && step != nil {
-		return step(name, true)
-	}
-	return err
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return nil
 }
 
 func (m *memory) lastLocked(stream, filter string) uint64 {
@@ -172,19 +190,25 @@ func short(e events.Event) string {
 }
 
 func (m *memory) Publish(_ context.Context, es ...events.Event) error {
-	return m.do("publish "+short(es[0]), func() error {
-		for _, e := range es {
-			if _, err := m.put(e); err != nil {
-				return err
-			}
+	return m.do("publish "+short(es[0]), func() error { return m.putAll(es) })
+}
+
+func (m *memory) putAll(es []events.Event) error {
+	for _, e := range es {
+		if _, err := m.put(e); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func (m *memory) Kill(_ context.Context, name string, data []byte, id string, expect *uint64, ttl time.Duration) (uint64, error) {
 	var seq uint64
-	err := m.do("kill", func() error {
+	step := "kill"
+	if name == guard.HeartbeatName { // no step of a request
+		step = "heartbeat"
+	}
+	err := m.do(step, func() error {
 		subject := "nhi.kill." + name
 		if id != "" {
 			for _, x := range m.streams[bus.StreamKill] {
@@ -276,6 +300,13 @@ func (m *memory) LastSequence(_ context.Context, stream, filter string) (uint64,
 }
 
 func (m *memory) SyncAlways(context.Context) error { return m.unsafe }
+
+// size is the number of messages in a stream, and deaths the number of handles that were revoked.
+func (m *memory) size(stream string) (messages, deaths int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.streams[stream]), len(m.killed)
+}
 
 // all is every event of a stream whose type ends so.
 func (m *memory) all(stream, verb string) []events.Event {

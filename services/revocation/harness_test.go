@@ -238,16 +238,9 @@ func (w *world) request(tenant, id string, p events.RevocationRequested) (events
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.bus.mu.Lock()
-	step := w.bus.step
-	w.bus.step = nil
-	w.bus.mu.Unlock()
-	if err := w.bus.Publish(w.t.Context(), e); err != nil {
+	if err := w.bus.write(func() error { return w.bus.putAll([]events.Event{e}) }); err != nil { // no step of the service
 		w.t.Fatal(err)
 	}
-	w.bus.mu.Lock()
-	w.bus.step = step
-	w.bus.mu.Unlock()
 	return e, accept.Request{Revocation: ID(tenant, e.ID()), Tenant: tenant, RevocationRequested: p}
 }
 

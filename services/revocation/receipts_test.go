@@ -115,6 +115,38 @@ func TestReceiptsThatAreRefused(t *testing.T) {
 	}
 }
 
+// TestWhoIsExpected: a guard says yes only after its presence with a valid lease is
+// stored, so only such a guard is waited for.
+func TestWhoIsExpected(t *testing.T) {
+	w := newWorld(t)
+	stale := func(p *events.GuardAttached) { p.Fresh = false }
+	w.attach("never", "acme", newKey(10), stale)
+	w.attach("fresh", "acme", newKey(11))
+	w.attach("lost", "acme", newKey(12))
+	w.attach("lost", "acme", newKey(12), stale)
+	w.attach("gone", "acme", newKey(13))
+	w.attach("gone", "acme", newKey(13), func(p *events.GuardAttached) { p.Detached, p.Fresh = true, false })
+	r := w.start()
+	w.present(r, 3)
+	points := func() (out []string) {
+		for _, g := range r.table.Expected(w.clock.now()) {
+			out = append(out, g.Point)
+		}
+		return out
+	}
+	if got := fmt.Sprint(points()); got != "[fresh lost service-revocation]" {
+		t.Errorf("expected %s", got)
+	}
+	w.clock.move(16*time.Second + 1)
+	if got := fmt.Sprint(points()); got != "[fresh service-revocation]" {
+		t.Errorf("a lease later: expected %s", got)
+	}
+	w.clock.move(presence.Lapse)
+	if got := points(); len(got) != 0 {
+		t.Errorf("after nobody was seen for long: expected %v", got)
+	}
+}
+
 func TestPresencePinsTheFirstKey(t *testing.T) {
 	w := newWorld(t)
 	own, thief := newKey(10), newKey(11)
@@ -228,7 +260,7 @@ func TestAReceiptBeforeTheAcceptanceIsKept(t *testing.T) {
 	w.present(r, 2)
 	bot := w.named(lineage.KindIdentity, "acme", "bot", 3)
 	e, req := w.request("acme", "req", request(bot))
-	w.bus.step = func(name string, after bool) error {
+	w.bus.onStep(func(name string, after bool) error {
 		if name == "append accepted" && !after { // the entry is out, the log does not have it
 			a := &events.RevocationAccepted{Revocation: req.Revocation, Handle: w.names.Name(lineage.KindIdentity, "acme", "bot").String(), Epoch: 1, AcceptedAt: w.clock.now()}
 			a.Sequence, _ = w.bus.LastSequence(t.Context(), bus.StreamKill, killSubject(a.Handle))
@@ -238,7 +270,7 @@ func TestAReceiptBeforeTheAcceptanceIsKept(t *testing.T) {
 			}
 		}
 		return nil
-	}
+	})
 	if _, err := r.accept(t.Context(), e, req); err != nil {
 		t.Fatal(err)
 	}

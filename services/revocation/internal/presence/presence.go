@@ -44,11 +44,24 @@ type Guard struct {
 	Tenant string    `json:"tenant"`
 	Seen   time.Time `json:"seen"` // when its newest presence was stored
 	events.GuardAttached
-	key ed25519.PublicKey
+	key   ed25519.PublicKey
+	fresh time.Time // when the newest presence was stored that said that its lease is valid
 }
 
 // Present reports whether it counts as alive at now.
 func (g Guard) Present(now time.Time) bool { return !g.Detached && now.Sub(g.Seen) <= Lapse }
+
+// expected reports whether it may be saying yes at now. A guard says yes only after
+// its presence with a valid lease is stored; when it states that its lease has run
+// out, it may have been renewed in that moment, so it is waited for a lease longer.
+func (g Guard) expected(now time.Time) bool {
+	return g.Present(now) && (g.Fresh || !g.fresh.IsZero() && now.Sub(g.fresh) <= g.lease())
+}
+
+// lease is how long after its newest heartbeat it may say yes, and a second.
+func (g Guard) lease() time.Duration {
+	return time.Duration(g.LeaseSeconds*float64(time.Second)) + time.Second
+}
 
 // Table is safe for concurrent use.
 type Table struct {
@@ -105,7 +118,7 @@ func (t *Table) Apply(st bus.Stored) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seq = max(t.seq, st.Sequence)
-	defer t.arrive()
+	defer t.moved()
 	p, err := events.As[events.GuardAttached](st.Event)
 	if err != nil {
 		return nil // not a presence; the stream takes nothing else that is valid
@@ -125,12 +138,43 @@ func (t *Table) Apply(st bus.Stored) error {
 		t.refused(p.Point, tenant, "another guard holds this point")
 		return nil
 	}
-	t.guards[p.Point] = Guard{Tenant: tenant, Seen: st.Time, GuardAttached: p, key: key}
+	g := Guard{Tenant: tenant, Seen: st.Time, GuardAttached: p, key: key, fresh: st.Time}
+	if !p.Fresh {
+		g.fresh = t.guards[p.Point].fresh
+	}
+	t.guards[p.Point] = g
+	return nil
+}
+
+// moved tells who waits. t.mu is held.
+func (t *Table) moved() {
+	t.arrive()
 	for _, c := range t.watchers {
 		close(c)
 	}
 	t.watchers = nil
-	return nil
+}
+
+// Settle waits until the table holds every presence that is stored now.
+func (t *Table) Settle(ctx context.Context, f Follower) error {
+	last, err := f.LastSequence(ctx, bus.StreamGuard, ">")
+	if err != nil {
+		return fmt.Errorf("find end of presence stream: %w", err)
+	}
+	for {
+		changed := t.Watch()
+		t.mu.Lock()
+		done := t.seq >= last
+		t.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for guards' presence: %w", ctx.Err())
+		}
+	}
 }
 
 // Watch is closed at the next change.
@@ -148,9 +192,8 @@ func (t *Table) Expected(now time.Time) []events.ExpectedGuard {
 	defer t.mu.Unlock()
 	var out []events.ExpectedGuard
 	for _, g := range t.guards {
-		if g.Present(now) {
-			lease := time.Duration(g.LeaseSeconds * float64(time.Second))
-			out = append(out, events.ExpectedGuard{Point: g.Point, Tenant: g.Tenant, LeaseEnd: now.Add(lease + time.Second).UTC()})
+		if g.expected(now) {
+			out = append(out, events.ExpectedGuard{Point: g.Point, Tenant: g.Tenant, LeaseEnd: now.Add(g.lease()).UTC()})
 		}
 	}
 	slices.SortFunc(out, func(a, b events.ExpectedGuard) int { return strings.Compare(a.Point, b.Point) })
