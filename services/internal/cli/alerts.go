@@ -27,7 +27,7 @@ func (f *alertFilter) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.tenant, "tenant", "", "only this tenant")
 	c.Flags().StringVar(&f.severity, "severity", "", "only this severity: low, medium, high or critical")
 	c.Flags().StringVar(&f.detector, "detector", "", "only this detector, such as D13")
-	c.Flags().StringVar(&f.since, "since", "", "only alerts stored since this time (RFC 3339)")
+	c.Flags().StringVar(&f.since, "since", "", "alerts stored since this time (RFC 3339); watch shows new ones only without it")
 }
 
 func (f *alertFilter) query() url.Values {

@@ -117,7 +117,7 @@ func killSwitch(i identityRecord) string {
 func identityDeclare(o *options) *cobra.Command {
 	var file string
 	var d declaration
-	var attest []string
+	var attest, local []string
 	c := &cobra.Command{
 		Use: "declare [TENANT/IDENTITY]", Short: "Declare identities, one by flags or many from a file",
 		Example: `  lanyard identity declare acme/report-bot --kind agent --owner ana@acme.example \
@@ -134,6 +134,12 @@ func identityDeclare(o *options) *cobra.Command {
 			a, err := openAPI(o)
 			if err != nil {
 				return err
+			}
+			for _, s := range local {
+				if len(list) != 1 || a.ends.LocalOIDC == "" {
+					return usage("--attest-local needs one identity and a Lanyard that runs the development issuer")
+				}
+				list[0].Attestation = append(list[0].Attestation, events.Attestation{Issuer: a.ends.LocalOIDC, Subject: s})
 			}
 			for _, d := range list {
 				var got identityRecord
@@ -161,6 +167,7 @@ func identityDeclare(o *options) *cobra.Command {
 	f.StringSliceVar(&d.Scopes, "scope", nil, "the most it may ever be granted (repeat)")
 	f.StringSliceVar(&d.Audiences, "audience", nil, "where it may ever be granted it (repeat)")
 	f.StringSliceVar(&d.Aliases, "alias", nil, "its name in another system's log, such as an ARN (repeat)")
+	f.StringArrayVar(&local, "attest-local", nil, "SUBJECT for which the local development issuer vouches (repeat)")
 	f.StringArrayVar(&attest, "attest", nil, "ISSUER=SUBJECT of tokens that prove it (repeat)")
 	return c
 }
