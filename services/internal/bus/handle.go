@@ -108,6 +108,7 @@ func (r *runner) call(ctx context.Context, row handlerRow, cause events.Event) (
 	if err != nil {
 		return nil, err
 	}
+	produced = make([]*message.Message, 0, len(out))
 	for _, e := range out {
 		if !slices.Contains(row.Emits, e.Type()) {
 			return nil, Permanent(fmt.Errorf("handler of %s returned %s, which its row does not declare", row.Type, e.Type()))

@@ -199,11 +199,11 @@ type producedKey struct{}
 
 // newProduced makes the Watermill message of an event that a handler returned.
 func newProduced(ctx context.Context, it item) *message.Message {
-	return message.NewMessageWithContext(context.WithValue(ctx, producedKey{}, it), it.id, it.data)
+	return message.NewMessageWithContext(context.WithValue(ctx, producedKey{}, &it), it.id, it.data)
 }
 
 func routeProduced(_ string, m *message.Message) (stream, subject, id string, header nats.Header, err error) {
-	it, ok := m.Context().Value(producedKey{}).(item)
+	it, ok := m.Context().Value(producedKey{}).(*item)
 	if !ok {
 		return "", "", "", nil, errors.New("not an event")
 	}

@@ -248,8 +248,8 @@ func (sub *subscription) offer(key string, m jetstream.Msg) error {
 	if delay, ok := sub.held.pass(key, sequence, time.Now()); !ok {
 		return m.NakWithDelay(delay)
 	}
-	ctx, cancel := context.WithCancel(sub.ctx)
-	defer cancel()
+	ctx := &messageContext{parent: sub.ctx}
+	defer ctx.end()
 	wm := sub.s.cfg.Message(ctx, m, meta)
 	select {
 	case sub.out <- wm:
