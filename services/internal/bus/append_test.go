@@ -66,6 +66,38 @@ func TestAppendAgainSucceeds(t *testing.T) {
 	}
 }
 
+// After a crash much is published again, with something new in between.
+func TestPublishMuchAgain(t *testing.T) {
+	c := testBus(t)
+	var es []events.Event
+	for i := range 300 {
+		es = append(es, risk(t, "acme", "agent", i))
+	}
+	if err := c.Publish(t.Context(), es[:200]...); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Publish(t.Context(), es[100:]...); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for _, e := range es {
+		wg.Go(func() {
+			if err := c.Publish(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	stored := read(t, c, StreamLog, ">")
+	for _, s := range stored {
+		seen[s.Event.ID()] = true
+	}
+	if len(stored) != len(es) || len(seen) != len(es) {
+		t.Errorf("%d messages hold %d events, want %d", len(stored), len(seen), len(es))
+	}
+}
+
 func TestAppendRefusals(t *testing.T) {
 	c := testBus(t)
 	big := risk(t, "acme", "agent", 1)

@@ -72,17 +72,32 @@ func (m *committer) pipeline(group []*pending) int {
 		}
 	}
 	if len(again) > 0 {
-		m.split(again)
+		m.each(again)
 		return 0
 	}
 	m.c.noteAnswer()
 	return len(group)
 }
 
-// split stores each batch of a refused group on its own, a few at once. Those
-// without a condition need not keep an order, since their callers wait for
-// each other's answers if they do.
+// split stores the batches of a refused group on their own: single messages without
+// a condition without waiting in between, since the server itself answers for those
+// that it has, and the others a few at once. Their order does not matter: who wants
+// one waits for the answer before the next call.
 func (m *committer) split(group []*pending) {
+	var singles, others []*pending
+	for _, p := range group {
+		if len(p.items) == 1 && p.expect == nil {
+			singles = append(singles, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	m.pipeline(singles)
+	m.each(others)
+}
+
+// each stores batches on their own, a few at once.
+func (m *committer) each(group []*pending) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxSplit)
 	for _, p := range group {
@@ -114,16 +129,19 @@ func expectHeaders(h nats.Header, filter string, seq uint64) {
 
 // alone stores one batch and resolves what the server says about it.
 func (m *committer) alone(p *pending) (uint64, error) {
-	for {
+	for range m.c.t.attempts { // each turn, less is missing
 		seq, err := m.send(p)
 		var refused *jetstream.APIError
 		if err == nil || !errors.As(err, &refused) {
 			return seq, err
 		}
 		switch refused.ErrorCode {
-		case codeBatchDuplicate, codeDuplicateConflict, jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		case codeBatchDuplicate, jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 		default:
 			return 0, err
+		}
+		if p.expect == nil && len(p.items) > 1 {
+			return m.rest(p.items)
 		}
 		rest, err := m.missing(p.items)
 		switch {
@@ -136,6 +154,7 @@ func (m *committer) alone(p *pending) (uint64, error) {
 		}
 		p = &pending{items: rest, expect: p.expect}
 	}
+	return 0, ErrUnknownOutcome
 }
 
 func (m *committer) send(p *pending) (uint64, error) {
@@ -198,34 +217,74 @@ func retry[T any](c *Conn, publish func(ctx context.Context) (T, error)) (T, err
 
 // transient reports whether the server may answer otherwise when asked again.
 func transient(e *jetstream.APIError) bool {
-	return e.Code >= 500 || e.ErrorCode == codeBatchIncomplete || e.ErrorCode == codeTooManyBatches
+	switch e.ErrorCode {
+	case codeBatchIncomplete, codeTooManyBatches, codeDuplicateConflict:
+		return true
+	}
+	return e.Code >= 500
 }
 
-// missing are the items that are not stored. It asks by publishing each with a
-// condition that cannot hold, as an atomic batch of one: there the server looks at
-// the id first, so it answers "duplicate" or "wrong last sequence" and stores
-// nothing (checkMsgHeadersPreClusteredProposal in nats-server). A plain publish
-// checks in the other order when the stream is not replicated.
+// rest stores the items of an unconditional batch of which some are stored already,
+// message by message; the server answers for those that it has. The batch is not
+// whole until the last is stored, as it was not when this began.
+func (m *committer) rest(items []item) (uint64, error) {
+	parts := make([]*pending, len(items))
+	for i, it := range items {
+		parts[i] = &pending{items: []item{it}, done: make(chan struct{})}
+	}
+	m.pipeline(parts)
+	for _, p := range parts {
+		if p.err != nil {
+			return 0, p.err
+		}
+	}
+	return parts[len(parts)-1].seq, nil
+}
+
+// missing are the items that are not stored, in order.
 func (m *committer) missing(items []item) ([]item, error) {
-	var rest []item
-	for _, it := range items {
-		_, err := m.atomic(func() []*nats.Msg {
-			msg := it.message()
-			expectHeaders(msg.Header, it.subject, impossible)
-			return []*nats.Msg{msg}
+	stored, errs := make([]bool, len(items)), make([]error, len(items))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxSplit)
+	for i, it := range items {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			stored[i], errs[i] = m.has(it)
 		})
-		var refused *jetstream.APIError
-		switch {
-		case errors.As(err, &refused) && refused.ErrorCode == codeBatchDuplicate:
-		case errors.As(err, &refused):
+	}
+	wg.Wait()
+	var rest []item
+	for i, it := range items {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		if !stored[i] {
 			rest = append(rest, it)
-		case err == nil:
-			return nil, fmt.Errorf("probe %s: the server stored a message against its condition", it.id)
-		default:
-			return nil, err
 		}
 	}
 	return rest, nil
+}
+
+// has reports whether an item is stored. It asks by publishing it with a condition
+// that cannot hold, as an atomic batch of one: there the server looks at the id first,
+// so it answers "duplicate" or "wrong last sequence" and stores nothing
+// (checkMsgHeadersPreClusteredProposal in nats-server). A plain publish checks in the
+// other order when the stream is not replicated.
+func (m *committer) has(it item) (bool, error) {
+	_, err := m.atomic(func() []*nats.Msg {
+		msg := it.message()
+		expectHeaders(msg.Header, it.subject, impossible)
+		return []*nats.Msg{msg}
+	})
+	var refused *jetstream.APIError
+	switch {
+	case errors.As(err, &refused):
+		return refused.ErrorCode == codeBatchDuplicate, nil
+	case err == nil:
+		return false, fmt.Errorf("probe %s: the server stored a message against its condition", it.id)
+	}
+	return false, err
 }
 
 // impossible is a sequence that no stream reaches.
