@@ -2,6 +2,8 @@
 GO ?= go
 BIN := bin
 export GOFLAGS ?= -buildvcs=false
+# One setting for builds and tests: they share one build cache, and binaries are static.
+export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build race race-short vet lint fuzz bench up dev test-redis test-processes images schemas ci clean
@@ -11,22 +13,28 @@ help: ## print this help
 
 build: ## build the lanyard command and every service into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./services/cmd/...
+	$(GO) build -o $(BIN)/ ./services/cmd/...
 
-demo: build ## the main job: one revoke cascades end to end, on real input (under a minute)
+$(BIN)/lanyard: FORCE
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/lanyard ./services/cmd/lanyard
+
+FORCE:
+
+demo: $(BIN)/lanyard ## the main job: one revoke cascades end to end, on real input (under a minute after the build)
 	$(BIN)/lanyard demo
 
-up: build ## run everything on this machine with embedded servers, until Ctrl-C
+up: $(BIN)/lanyard ## run everything on this machine with embedded servers, until Ctrl-C
 	$(BIN)/lanyard up
 
 test: ## all tests that need only Go
 	$(GO) test work
 
 race: ## all tests under the race detector
-	$(GO) test -race -short ./events/... ./services/...
+	CGO_ENABLED=1 $(GO) test -race -short ./events/... ./services/...
 
 race-short: ## the tests of the concurrent parts under the race detector
-	$(GO) test -race -short ./events/guard ./services/guard ./services/internal/bus ./services/internal/state ./services/internal/service ./services/revocation ./services/rotation/...
+	CGO_ENABLED=1 $(GO) test -race -short ./events/guard ./services/guard ./services/internal/bus ./services/internal/state ./services/internal/service ./services/revocation ./services/rotation/...
 
 vet: ## go vet
 	$(GO) vet work
@@ -39,7 +47,7 @@ lint: ## golangci-lint with .golangci.yml (built once into bin/)
 fuzz: ## fuzz every decoder, FUZZTIME each (default 10s)
 	deploy/fuzz.sh $(or $(FUZZTIME),10s)
 
-bench: build ## measure against the limits (BENCHMARKS.md says what)
+bench: $(BIN)/lanyard ## measure against the limits (BENCHMARKS.md says what)
 	$(BIN)/lanyard bench all
 
 schemas: ## generate schemas/asyncapi.yaml from the catalogue

@@ -77,7 +77,7 @@ func (r *run) revoke(ctx context.Context) error {
 		r.rep.Line("receipt  %-22s %-14s %.1f ms after accept", x.Point, x.Outcome, x.LatencyMS)
 	}
 	l := r.res.Revocation.AcceptToLastRefusal
-	r.rep.Good("accept -> last allowed call of an agent: p50 %.0f ms, p99 %.0f ms, max %.0f ms", l.P50, l.P99, l.Max)
+	r.rep.Good("accept -> first refusal, over the agents: p50 %.0f ms, p99 %.0f ms, max %.0f ms", l.P50, l.P99, l.Max)
 	return r.afterClosure(ctx)
 }
 
