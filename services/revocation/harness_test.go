@@ -103,6 +103,12 @@ func (g *tree) Settle(context.Context) error {
 	return g.err
 }
 
+func (g *tree) Near(context.Context) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err == nil
+}
+
 func (g *tree) Count(_ context.Context, handle string, _ time.Time) (map[string]int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -58,6 +58,7 @@ type watcher interface {
 // subtree is the graph.
 type subtree interface {
 	Settle(ctx context.Context) error
+	Near(ctx context.Context) bool
 	Count(ctx context.Context, handle string, at time.Time) (map[string]int64, error)
 	Names(ctx context.Context, handles ...string) (map[string]events.Named, error)
 	Credential(ctx context.Context, id string) (graph.Record, error)
@@ -125,9 +126,10 @@ func New(env service.Env) (service.Service, error) {
 	r := newRevoker(env, parts{bus: env.Bus, guard: env.Guard, graph: g, book: j, signer: signer, epoch: epoch,
 		standing: journal.Standing(records, env.Now())})
 	return service.Service{
-		Name:      "revocation",
-		Handlers:  []bus.Handler{bus.On(r.requested), bus.On(r.receipt)},
-		Tasks:     append(r.tasks(), service.Task{Name: "graph", Run: g.Run}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
+		Name:     "revocation",
+		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt)},
+		Tasks: append(r.tasks(), service.Task{Name: "graph", Run: g.Run},
+			service.Task{Name: "horizon", Run: r.every(time.Second, g.Watch)}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
 		Publishes: publishes(),
 		HTTP:      r.http(env),
 		Close:     j.Close,

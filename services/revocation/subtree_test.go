@@ -246,9 +246,27 @@ func TestGraph(t *testing.T) {
 			t.Errorf("credential by %s: %+v, %v", id, r, err)
 		}
 	}
+	if g.Near(t.Context()) {
+		t.Error("near before it is known where the log ended")
+	}
+	for range 4 {
+		if err := g.Watch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.move(time.Second)
+	}
+	if !g.Near(t.Context()) {
+		t.Error("not near though it holds all")
+	}
 	redis.FlushAll()
+	if g.Near(t.Context()) {
+		t.Error("near right after a flush")
+	}
 	until(t, "the view begins again", func() bool { _, err := g.Credential(t.Context(), n.TokenSHA256); return err == nil })
 	check("after a flush")
+	if !g.Near(t.Context()) {
+		t.Error("not near after it was folded again")
+	}
 	w.clock.move(5 * time.Minute)
 	if err := g.Prune(t.Context()); err != nil {
 		t.Fatal(err)

@@ -270,7 +270,7 @@ func (r *revokeRig) issue(ctx context.Context, n int, prefix string, above func(
 	if err != nil {
 		return err
 	}
-	return r.env.State.Wait(ctx, "subtree", last)
+	return r.env.State.Wait(ctx, "subtree/2", last)
 }
 
 func (r *revokeRig) call(ctx context.Context, method, path string, body []byte) *httptest.ResponseRecorder {

@@ -7,7 +7,9 @@
 // million. So each handle has a hash of counters per tenant and second of expiry:
 // the live ones at a time are the sum of the counters after it, at most one per
 // tenant and second of the longest token life. The members are kept in sets per
-// handle and minute of expiry, and dropped whole a while after the minute.
+// handle and minute of expiry, and dropped whole a while after the minute. What
+// there is one of per credential lives in a fixed number of hashes: the embedded
+// Redis visits every key now and then.
 package graph
 
 import (
@@ -15,10 +17,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -28,7 +32,13 @@ import (
 )
 
 // View is the name of the projection.
-const View = "subtree"
+const View = "subtree/2"
+
+// Lag is how far the graph may be behind the log for Near.
+const Lag = 2 * time.Second
+
+// buckets is the number of hashes that credentials are spread over.
+const buckets = 256
 
 // Grace is how long after its expiry a credential stays in the graph; after that
 // only the log knows it.
@@ -58,6 +68,15 @@ type Graph struct {
 	log   state.Log
 	names *lineage.Namer
 	now   func() time.Time
+
+	mu      sync.Mutex
+	horizon []mark // the log's end as it was, oldest first
+}
+
+// mark is where the log ended at a time.
+type mark struct {
+	at       time.Time
+	sequence uint64
 }
 
 // New makes a graph over the store's Redis.
@@ -69,8 +88,9 @@ func key(parts ...string) string { return state.Prefix(View) + strings.Join(part
 
 func countKey(handle string) string             { return key("n", handle) }
 func memberKey(handle string, min int64) string { return key("m", handle, strconv.FormatInt(min, 10)) }
-func recordKey(jti string) string               { return key("c", jti) }
-func hashKey(sha string) string                 { return key("s", sha) }
+func recordKey(jti string) string               { return key("c", bucket(jti)) }
+func hashKey(sha string) string                 { return key("s", bucket(sha)) }
+func issuedKey(min int64) string                { return key("j", strconv.FormatInt(min, 10)) }
 func expiryKey(min int64) string                { return key("x", strconv.FormatInt(min, 10)) }
 func minutesKey() string                        { return key("minutes") }
 func namesKey() string                          { return key("names") }
@@ -78,6 +98,14 @@ func minute(t time.Time) int64                  { return t.Unix() / 60 }
 func field(tenant string, exp time.Time) string {
 	return tenant + ":" + strconv.FormatInt(exp.Unix(), 10)
 }
+
+// bucket spreads ids over the hashes.
+func bucket(id string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return strconv.FormatUint(uint64(h.Sum32()%buckets), 36)
+}
+
 func unfield(f string) (tenant string, at int64) {
 	tenant, s, _ := strings.Cut(f, ":")
 	at, _ = strconv.ParseInt(s, 10, 64)
@@ -87,6 +115,43 @@ func unfield(f string) (tenant string, at int64) {
 // Run keeps the projection up to date until ctx ends.
 func (g *Graph) Run(ctx context.Context) error {
 	return g.store.Follow(ctx, g.log, state.View{Name: View, Stream: bus.StreamLog, Filters: filters, Apply: g.apply})
+}
+
+// Watch notes where the log ends, for Near. It is to be called about once a second.
+func (g *Graph) Watch(ctx context.Context) error {
+	last, err := g.log.LastSequence(ctx, bus.StreamLog, ">")
+	if err != nil {
+		return fmt.Errorf("find end of log: %w", err)
+	}
+	now := g.now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.horizon) > 1 && now.Sub(g.horizon[1].at) >= Lag {
+		g.horizon = g.horizon[1:]
+	}
+	g.horizon = append(g.horizon, mark{now, last})
+	return nil
+}
+
+// Near reports whether the projection holds what the log held Lag ago. Unlike
+// Settle it costs the same however many identities there are. A projection that was
+// flushed is not near until it is folded again.
+func (g *Graph) Near(ctx context.Context) bool {
+	now := g.now()
+	g.mu.Lock()
+	known := len(g.horizon) > 0 && now.Sub(g.horizon[0].at) >= Lag
+	var then uint64
+	for _, m := range g.horizon {
+		if now.Sub(m.at) >= Lag {
+			then = m.sequence
+		}
+	}
+	g.mu.Unlock()
+	if !known {
+		return false
+	}
+	at, _, err := g.store.Position(ctx, View)
+	return err == nil && at >= then
 }
 
 // apply queues the writes of one event.
@@ -146,19 +211,24 @@ func (g *Graph) issued(ctx context.Context, p state.Pipe, tenant string, c event
 		return
 	}
 	min, f := minute(c.ExpiresAt), field(tenant, c.ExpiresAt)
-	touched := make([]any, len(c.Lineage))
-	for i, h := range c.Lineage {
+	own := g.of(lineage.KindCredential, tenant, c.Credential)
+	touched := make([]any, 0, len(c.Lineage))
+	for _, h := range c.Lineage {
+		if h == own.Handle {
+			continue // counted from its record; most have nothing below them
+		}
 		p.HIncrBy(ctx, countKey(h), f, 1)
 		p.SAdd(ctx, memberKey(h, min), c.Credential)
-		touched[i] = h
+		touched = append(touched, h)
 	}
 	if len(touched) > 0 {
 		p.SAdd(ctx, expiryKey(min), touched...)
 	}
 	p.SAdd(ctx, minutesKey(), min)
-	p.Set(ctx, recordKey(c.Credential), string(b), 0)
-	p.Set(ctx, hashKey(c.TokenSHA256), c.Credential, 0)
-	g.name(ctx, p, c.Names...)
+	p.SAdd(ctx, issuedKey(min), c.Credential)
+	p.HSet(ctx, recordKey(c.Credential), c.Credential, string(b))
+	p.HSet(ctx, hashKey(c.TokenSHA256), c.TokenSHA256, c.Credential)
+	g.name(ctx, p, append(slices.Clone(c.Names), own)...)
 }
 
 // passing reports whether n names something that ends with its credentials.
@@ -199,7 +269,30 @@ func (g *Graph) Count(ctx context.Context, handle string, at time.Time) (map[str
 			out[tenant] += n
 		}
 	}
+	own, err := g.itself(ctx, handle, at)
+	if err != nil {
+		return nil, fmt.Errorf("count descendants: %w", err)
+	}
+	if own != nil {
+		out[own.Tenant]++
+	}
 	return out, nil
+}
+
+// itself is the credential that handle names, when it names one that expires after at.
+func (g *Graph) itself(ctx context.Context, handle string, at time.Time) (*Record, error) {
+	named, err := g.Names(ctx, handle)
+	if err != nil || named[handle].Kind != string(lineage.KindCredential) {
+		return nil, err
+	}
+	r, err := g.Credential(ctx, named[handle].ID)
+	if errors.Is(err, ErrUnknown) || err == nil && r.ExpiresAt.Unix() <= at.Unix() {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
 }
 
 // Sum is the total and the sorted tenants of a count.
@@ -234,13 +327,13 @@ func (g *Graph) Names(ctx context.Context, handles ...string) (map[string]events
 func (g *Graph) Credential(ctx context.Context, id string) (Record, error) {
 	var r Record
 	if len(id) == 64 {
-		if jti, err := g.redis.Get(ctx, hashKey(id)).Result(); err == nil {
+		if jti, err := g.redis.HGet(ctx, hashKey(id), id).Result(); err == nil {
 			id = jti
 		} else if !errors.Is(err, state.ErrNoKey) {
 			return r, fmt.Errorf("find token hash: %w", err)
 		}
 	}
-	b, err := g.redis.Get(ctx, recordKey(id)).Bytes()
+	b, err := g.redis.HGet(ctx, recordKey(id), id).Bytes()
 	if errors.Is(err, state.ErrNoKey) {
 		return r, fmt.Errorf("find credential: %w", ErrUnknown)
 	}
@@ -256,6 +349,13 @@ func (g *Graph) Credential(ctx context.Context, id string) (Record, error) {
 // Walk calls f for the credentials under handle that expire after at, a minute of
 // expiry at a time, until f returns false.
 func (g *Graph) Walk(ctx context.Context, handle string, at time.Time, f func(Record) bool) error {
+	own, err := g.itself(ctx, handle, at)
+	if err != nil {
+		return fmt.Errorf("walk subtree: %w", err)
+	}
+	if own != nil && !f(*own) {
+		return nil
+	}
 	minutes, err := g.redis.SMembers(ctx, minutesKey()).Result()
 	if err != nil {
 		return fmt.Errorf("walk subtree: %w", err)
@@ -272,33 +372,38 @@ func (g *Graph) Walk(ctx context.Context, handle string, at time.Time, f func(Re
 		}
 		slices.Sort(ids)
 		for page := range slices.Chunk(ids, 500) {
-			more, err := g.visit(ctx, page, at, f)
-			if err != nil || !more {
-				return err
+			records, err := g.records(ctx, page)
+			if err != nil {
+				return fmt.Errorf("walk subtree: %w", err)
+			}
+			for _, r := range records {
+				if r.ExpiresAt.After(at) && !f(r) {
+					return nil
+				}
 			}
 		}
 	}
 	return nil
 }
 
-func (g *Graph) visit(ctx context.Context, ids []string, at time.Time, f func(Record) bool) (bool, error) {
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = recordKey(id)
+// records are those of ids that are held.
+func (g *Graph) records(ctx context.Context, ids []string) ([]Record, error) {
+	cmds := make([]interface{ Bytes() ([]byte, error) }, len(ids))
+	_, err := g.redis.Pipelined(ctx, func(p state.Pipe) error {
+		for i, id := range ids {
+			cmds[i] = p.HGet(ctx, recordKey(id), id)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, state.ErrNoKey) {
+		return nil, err
 	}
-	values, err := g.redis.MGet(ctx, keys...).Result()
-	if err != nil {
-		return false, fmt.Errorf("walk subtree: %w", err)
-	}
-	for _, v := range values {
+	var out []Record
+	for _, c := range cmds {
 		var r Record
-		s, ok := v.(string)
-		if !ok || json.Unmarshal([]byte(s), &r) != nil || !r.ExpiresAt.After(at) {
-			continue
-		}
-		if !f(r) {
-			return false, nil
+		if b, err := c.Bytes(); err == nil && json.Unmarshal(b, &r) == nil {
+			out = append(out, r)
 		}
 	}
-	return true, nil
+	return out, nil
 }

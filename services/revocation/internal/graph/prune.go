@@ -2,11 +2,11 @@ package graph
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 
+	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/state"
 )
 
@@ -41,7 +41,17 @@ func (g *Graph) pruneMinute(ctx context.Context, min int64) error {
 			return err
 		}
 	}
+	ids, err := g.redis.SMembers(ctx, issuedKey(min)).Result()
+	if err != nil {
+		return err
+	}
+	for page := range slices.Chunk(ids, 500) {
+		if err := g.pruneCredentials(ctx, page); err != nil {
+			return err
+		}
+	}
 	_, err = g.redis.Pipelined(ctx, func(p state.Pipe) error {
+		p.Del(ctx, issuedKey(min))
 		p.Del(ctx, expiryKey(min))
 		p.SRem(ctx, minutesKey(), min)
 		return nil
@@ -49,32 +59,27 @@ func (g *Graph) pruneMinute(ctx context.Context, min int64) error {
 	return err
 }
 
-func (g *Graph) pruneHandle(ctx context.Context, handle string, min int64) error {
-	ids, err := g.redis.SMembers(ctx, memberKey(handle, min)).Result()
+func (g *Graph) pruneCredentials(ctx context.Context, ids []string) error {
+	records, err := g.records(ctx, ids)
 	if err != nil {
 		return err
 	}
+	_, err = g.redis.Pipelined(ctx, func(p state.Pipe) error {
+		for _, r := range records {
+			jti := r.CredentialIssued.Credential
+			p.HDel(ctx, namesKey(), g.of(lineage.KindCredential, r.Tenant, jti).Handle)
+			p.HDel(ctx, hashKey(r.TokenSHA256), r.TokenSHA256)
+			p.HDel(ctx, recordKey(jti), jti)
+		}
+		return nil
+	})
+	return err
+}
+
+func (g *Graph) pruneHandle(ctx context.Context, handle string, min int64) error {
 	fields, err := g.redis.HKeys(ctx, countKey(handle)).Result()
 	if err != nil {
 		return err
-	}
-	var drop []string
-	for page := range slices.Chunk(ids, 500) {
-		keys := make([]string, len(page))
-		for i, id := range page {
-			keys[i] = recordKey(id)
-		}
-		values, err := g.redis.MGet(ctx, keys...).Result()
-		if err != nil {
-			return err
-		}
-		drop = append(drop, keys...)
-		for _, v := range values {
-			var r Record
-			if s, ok := v.(string); ok && json.Unmarshal([]byte(s), &r) == nil {
-				drop = append(drop, hashKey(r.TokenSHA256))
-			}
-		}
 	}
 	named, err := g.Names(ctx, handle)
 	if err != nil {
@@ -88,9 +93,6 @@ func (g *Graph) pruneHandle(ctx context.Context, handle string, min int64) error
 			} else {
 				left++
 			}
-		}
-		for page := range slices.Chunk(drop, 1000) {
-			p.Del(ctx, page...)
 		}
 		if left == 0 && passing(named[handle]) {
 			p.HDel(ctx, namesKey(), handle)
