@@ -34,7 +34,7 @@ race: ## all tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short ./events/... ./services/...
 
 race-short: ## the tests of the concurrent parts under the race detector
-	CGO_ENABLED=1 $(GO) test -race -short ./events/guard ./services/guard ./services/internal/bus ./services/internal/state ./services/internal/service ./services/revocation ./services/rotation/...
+	CGO_ENABLED=1 $(GO) test -race -short ./events/guard ./services/internal/bus ./services/internal/service ./services/revocation
 
 vet: ## go vet
 	$(GO) vet work
