@@ -190,9 +190,10 @@ func TestOrderOverRedeliveries(t *testing.T) {
 	eventually(t, "all settled", func() bool { return unsettled(t, c, StreamIn, "shaky") == 0 })
 	mu.Lock()
 	defer mu.Unlock()
-	for agent, counts := range seen {
+	for a := range 4 {
+		counts := seen[fmt.Sprint("agent-", a)]
 		if len(counts) != each || !slices.IsSorted(counts) {
-			t.Errorf("%s: handled in the order %v", agent, counts)
+			t.Errorf("agent-%d: handled in the order %v", a, counts)
 		}
 	}
 }
