@@ -37,6 +37,9 @@ var (
 	// ErrUnknownOutcome: the server did not answer in time. Publishing again with the
 	// same events is safe; report "pending", never "failed".
 	ErrUnknownOutcome = errors.New("the server did not answer; the outcome is not known yet")
+	// ErrReplayed: a dead letter was put back before. If it was in vain, there is a
+	// newer dead letter to replay.
+	ErrReplayed = errors.New("the dead letter was replayed before")
 	// ErrUnsafeServer: the server does not sync every write, so nothing can be promised.
 	ErrUnsafeServer = errors.New("the NATS server may lose acknowledged writes")
 )

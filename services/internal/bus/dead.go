@@ -94,18 +94,22 @@ func (c *Conn) bury(ctx context.Context, d Dead, retry uint64) error {
 	if err != nil {
 		return err
 	}
-	stream := d.Stream
-	if stream == "" {
-		stream = "-"
-	}
-	it.subject = "nhi.dead." + events.Token(stream) + "." + events.Token(d.Service)
+	it.subject = deadSubject(d)
 	if d.Original > 0 {
-		it.id = fmt.Sprintf("dead|%s|%d|%s|%d", stream, d.Original, d.Service, retry)
+		it.id = fmt.Sprintf("dead|%s|%d|%s|%d", d.Stream, d.Original, d.Service, retry)
 	} else {
 		it.id = "dead|" + events.DeterministicID(d.Service, d.Subject, d.Code, d.At.UTC().String(), string(d.Data))
 	}
 	_, err = c.store(ctx, []item{it}, nil)
 	return err
+}
+
+func deadSubject(d Dead) string {
+	stream := d.Stream
+	if stream == "" {
+		stream = "-"
+	}
+	return "nhi.dead." + events.Token(stream) + "." + events.Token(d.Service)
 }
 
 // deadItem is a message with a dead letter's data and header, without subject and id.
@@ -119,56 +123,102 @@ func deadItem(d Dead) (item, error) {
 	return item{stream: StreamDead, data: data, header: nats.Header{headerDead: {string(b)}}}, nil
 }
 
-// Replay puts a dead letter back, with a new message id, for the service that gave
-// up on it, and marks it replayed. It does not go into the stream it came from, where
-// every fold would see the fact twice, but reaches that service's handler as if it did.
-// What was refused before the bus is published as if it had just arrived.
+// Replay puts a dead letter back for the service that gave up on it and marks it
+// replayed. It does not go into the stream it came from, where every fold would see
+// the fact twice, but reaches that service's handler as if it did, as it was.
+//
+// What was refused before the bus is published as if it had just arrived, if it would
+// be received from its sender now: it must pass events.Receive for the tenant that its
+// subject names and be of a type that producers may state.
+//
+// A letter is put back once: ErrReplayed when it was before. Calling it again after
+// any other error is safe.
 func (c *Conn) Replay(ctx context.Context, sequence uint64) error {
-	s, err := c.js.Stream(ctx, StreamDead)
-	if err != nil {
+	if err := c.replay(ctx, sequence); err != nil {
 		return fmt.Errorf("replay %d: %w", sequence, err)
-	}
-	m, err := s.GetMsg(ctx, sequence)
-	if err != nil {
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return fmt.Errorf("replay %d: there is no such dead letter", sequence)
-		}
-		return fmt.Errorf("replay %d: %w", sequence, err)
-	}
-	if strings.HasPrefix(m.Subject, deadRetry) || strings.HasPrefix(m.Subject, deadReplayed) {
-		return fmt.Errorf("replay %d: it is not a dead letter", sequence)
-	}
-	d, err := deadOf(m.Header, m.Data)
-	if err != nil {
-		return fmt.Errorf("replay %d: %w", sequence, err)
-	}
-	if err := c.replay(ctx, d, sequence); err != nil {
-		return fmt.Errorf("replay %d: %w", sequence, err)
-	}
-	mark := item{stream: StreamDead, subject: deadReplayed + strconv.FormatUint(sequence, 10), id: fmt.Sprintf("replayed|%d|%d", sequence, c.cfg.Now().UnixNano())}
-	if _, err := c.store(ctx, []item{mark}, nil); err != nil {
-		return fmt.Errorf("mark %d as replayed: %w", sequence, err)
 	}
 	return nil
 }
 
-func (c *Conn) replay(ctx context.Context, d Dead, sequence uint64) error {
-	if d.Original == 0 {
-		e, err := events.Decode(d.Data)
-		if err != nil {
-			return fmt.Errorf("it is still refused: %w", err)
-		}
-		if err := events.Validate(e); err != nil {
-			return fmt.Errorf("it is still refused: %w", err)
-		}
-		return c.Publish(ctx, e)
+func (c *Conn) replay(ctx context.Context, sequence uint64) error {
+	d, err := c.letter(ctx, sequence)
+	if err != nil {
+		return err
 	}
+	mark := item{stream: StreamDead, subject: deadReplayed + strconv.FormatUint(sequence, 10), id: fmt.Sprintf("replayed|%d", sequence)}
+	switch seq, err := c.LastSequence(ctx, StreamDead, mark.subject); {
+	case err != nil:
+		return err
+	case seq > 0:
+		return ErrReplayed
+	}
+	if d.Original > 0 {
+		err = c.putBack(ctx, d, sequence)
+	} else {
+		err = c.publishRefused(ctx, d)
+	}
+	if err != nil {
+		return err
+	}
+	return c.storeOnce(ctx, mark)
+}
+
+// letter reads one dead letter. Its header must say what its subject says, which is
+// what the permissions of its writer are about.
+func (c *Conn) letter(ctx context.Context, sequence uint64) (Dead, error) {
+	s, err := c.js.Stream(ctx, StreamDead)
+	if err != nil {
+		return Dead{}, err
+	}
+	m, err := s.GetMsg(ctx, sequence)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return Dead{}, errors.New("there is no such dead letter")
+		}
+		return Dead{}, err
+	}
+	if strings.HasPrefix(m.Subject, deadRetry) || strings.HasPrefix(m.Subject, deadReplayed) {
+		return Dead{}, errors.New("it is not a dead letter")
+	}
+	d, err := deadOf(m.Header, m.Data)
+	if err != nil {
+		return Dead{}, err
+	}
+	if want := deadSubject(d); m.Subject != want {
+		return Dead{}, fmt.Errorf("it lies on %s and says that it belongs on %s", m.Subject, want)
+	}
+	return d, nil
+}
+
+// putBack hands a letter to the service that gave up on it, once.
+func (c *Conn) putBack(ctx context.Context, d Dead, sequence uint64) error {
 	it, err := deadItem(d)
 	if err != nil {
 		return err
 	}
 	it.subject = deadRetry + events.Token(d.Service) + "." + strconv.FormatUint(sequence, 10)
-	it.id = fmt.Sprintf("retry|%d|%d", sequence, c.cfg.Now().UnixNano())
-	_, err = c.store(ctx, []item{it}, nil)
+	it.id = fmt.Sprintf("retry|%d", sequence)
+	return c.storeOnce(ctx, it)
+}
+
+// publishRefused publishes what was refused before the bus. The message id is the
+// event's, so that two letters of one event do not double it either.
+func (c *Conn) publishRefused(ctx context.Context, d Dead) error {
+	e, err := events.Receive(d.Data, events.SubjectTenant(d.Subject))
+	if err != nil {
+		return fmt.Errorf("it is still refused: %w", err)
+	}
+	if info, ok := events.Lookup(e.Type()); !ok || info.Channel != events.ChannelIn {
+		return fmt.Errorf("it is still refused: %w: producers do not state %s", events.ErrUnknownType, e.Type())
+	}
+	return c.Publish(ctx, e)
+}
+
+// storeOnce stores an item unless its subject has a message already.
+func (c *Conn) storeOnce(ctx context.Context, it item) error {
+	_, err := c.store(ctx, []item{it}, &Expect{Filter: it.subject})
+	if errors.Is(err, ErrConflict) {
+		return nil
+	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -274,8 +275,8 @@ func TestBury(t *testing.T) {
 		t.Error("buried for no service")
 	}
 	for i, d := range []Dead{
-		{Service: "intake", Code: "malformed_json", Reason: "what is that", Data: []byte("hello")},
-		{Service: "intake", Code: "clock_skew", Reason: strings.Repeat("long ", 1000) + "\x00\n", Data: good},
+		{Service: "intake", Subject: "nhi.in.acme.refused", Code: "malformed_json", Reason: "what is that", Data: []byte("hello")},
+		{Service: "intake", Subject: "nhi.in.acme.refused", Code: "clock_skew", Reason: strings.Repeat("long ", 1000) + "\x00\n", Data: good},
 	} {
 		if err := c.Bury(t.Context(), d); err != nil {
 			t.Fatal(i, err)
@@ -296,6 +297,112 @@ func TestBury(t *testing.T) {
 	}
 	if in := read(t, c, StreamIn, ">"); len(in) != 1 || in[0].Event.ID() != "call-1" {
 		t.Errorf("after the replay: %+v", in)
+	}
+}
+
+// A letter of intake is received again for the tenant that sent it, or not at all.
+func TestReplayOfRefused(t *testing.T) {
+	c := testBus(t)
+	text := func(e events.Event) string {
+		b, err := events.Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	good := text(called(t, "acme", "agent", 1))
+	ours := called(t, "acme", "agent", 2)
+	ours.SetSource("/lanyard/revocation")
+	for _, tc := range []struct {
+		name, subject, data string
+		want                error
+	}{
+		{"its own tenant", "nhi.in.acme.refused", good, nil},
+		{"a second letter of the same event", "nhi.in.acme.refused", good + " ", nil},
+		{"what a producer may leave out", "nhi.in.acme.refused", strings.Replace(text(called(t, "acme", "agent", 3)), `"tenant":"acme",`, "", 1), nil},
+		{"another tenant's event", "nhi.in.acme.refused", text(called(t, "globex", "agent", 4)), events.ErrWrongTenant},
+		{"no tenant", "", good, events.ErrBadTenant},
+		{"a fact of the log", "nhi.in.acme.refused", text(risk(t, "acme", "agent", 5)), events.ErrUnknownType},
+		{"a source of ours", "nhi.in.acme.refused", text(ours), events.ErrEnvelope},
+	} {
+		if err := c.Bury(t.Context(), Dead{Service: "intake", Subject: tc.subject, Code: "clock_skew", Reason: tc.name, Data: []byte(tc.data)}); err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		letters := deadLetters(t, c)
+		seq := letters[len(letters)-1].Sequence
+		err := c.Replay(t.Context(), seq)
+		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+		again := tc.want
+		if again == nil {
+			again = ErrReplayed
+		}
+		if err := c.Replay(t.Context(), seq); !errors.Is(err, again) {
+			t.Errorf("%s, again: %v, want %v", tc.name, err, again)
+		}
+	}
+	var ids []string
+	for _, s := range read(t, c, StreamIn, ">") {
+		ids = append(ids, events.Tenant(s.Event)+" "+s.Event.ID())
+	}
+	if want := []string{"acme call-1", "acme call-3"}; !slices.Equal(ids, want) {
+		t.Errorf("published %q, want %q", ids, want)
+	}
+	if n := len(read(t, c, StreamLog, ">")); n != 0 {
+		t.Errorf("%d facts in the log", n)
+	}
+}
+
+// What came from a stream goes back as it was, once, and nothing forged does.
+func TestReplayAsItWas(t *testing.T) {
+	c := testBus(t)
+	fact := risk(t, "acme", "agent", 1)
+	fact.SetSource("/lanyard/anomaly") // no producer may say that
+	data, err := events.Encode(fact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Dead{Stream: StreamLog, Subject: "nhi.log.acme.risk.changed.agent", Original: 7, Service: "svc", Code: codeExhausted, Data: data}
+	if err := c.Bury(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Replay(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Replay(t.Context(), 1); !errors.Is(err, ErrReplayed) {
+		t.Errorf("again: %v, want ErrReplayed", err)
+	}
+	// As after a crash before the mark, when the message ids are forgotten too.
+	if err := c.putBack(t.Context(), d, 1); err != nil {
+		t.Errorf("put back again: %v", err)
+	}
+	var back []Dead
+	for m, err := range c.raw(t.Context(), StreamDead, retryFilter("svc"), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := deadOf(m.Header, m.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back = append(back, b)
+	}
+	if len(back) != 1 || string(back[0].Data) != string(data) || back[0].Subject != d.Subject || back[0].Original != d.Original {
+		t.Errorf("put back: %+v", back)
+	}
+	// A service may bury under its own name only; so a letter cannot name another.
+	it, err := deadItem(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	it.subject, it.id = "nhi.dead.NHI_LOG.intake", "forged"
+	ack, err := c.store(t.Context(), []item{it}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Replay(t.Context(), ack.Sequence); err == nil {
+		t.Error("replayed a letter that names another service than its subject")
 	}
 }
 
