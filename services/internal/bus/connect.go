@@ -34,6 +34,7 @@ type timing struct {
 	leaseRenew  time.Duration // how often it is renewed
 	leasePoll   time.Duration // how often a stand-by asks for it
 	maxPending  int           // unacknowledged messages per consumer
+	dueKeep     time.Duration // how long a timer that has fired is kept, at least 1 s
 	monitorWait time.Duration // how long to wait for the answers about the sync setting
 }
 
@@ -42,8 +43,8 @@ func defaultTiming() timing {
 		attempt: 2 * time.Second, attempts: 8, reconnect: 3,
 		ackWait: 30 * time.Second, nakFirst: 100 * time.Millisecond, nakMax: 30 * time.Second, tries: 25,
 		grace:    20 * time.Second,
-		leaseTTL: 10 * time.Second, leaseRenew: 3 * time.Second, leasePoll: time.Second,
-		maxPending: 2000, monitorWait: 2 * time.Second,
+		leaseTTL: 8 * time.Second, leaseRenew: 2 * time.Second, leasePoll: time.Second,
+		maxPending: 2000, dueKeep: 7 * day, monitorWait: 2 * time.Second,
 	}
 }
 

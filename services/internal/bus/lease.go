@@ -229,7 +229,8 @@ func (r *runner) takeOver(ctx context.Context) (map[string]uint64, error) {
 			return nil, fmt.Errorf("look at stream %s: %w", stream, err)
 		}
 		if _, err := s.ResetConsumerToSequence(ctx, cfg.Durable, info.AckFloor.Stream+1); err != nil {
-			return nil, fmt.Errorf("set consumer %s of %s back: %w", cfg.Durable, stream, err)
+			return nil, fmt.Errorf("set consumer %s of %s back (without an answer, see that the NATS user may publish to %s): %w",
+				cfg.Durable, stream, "$JS.API.CONSUMER.RESET."+stream+"."+cfg.Durable, err)
 		}
 	}
 	return acked, nil

@@ -181,9 +181,11 @@ func (sub *subscription) again(ctx context.Context) jetstream.ConsumeContext {
 			return closedConsume{}
 		}
 		sub.s.c.log.Warn("consumer ended; making it again", zap.String("topic", sub.topic))
-		if consume, err := sub.consume(ctx); err == nil {
+		consume, err := sub.consume(ctx)
+		if err == nil {
 			return consume
 		}
+		sub.s.c.log.Warn("cannot make the consumer again", zap.String("topic", sub.topic), zap.Error(err))
 	}
 }
 

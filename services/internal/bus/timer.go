@@ -15,13 +15,16 @@ import (
 const (
 	headerSchedule       = "Nats-Schedule"
 	headerScheduleTarget = "Nats-Schedule-Target"
+	headerScheduleTTL    = "Nats-Schedule-TTL" // of the message that the schedule makes, not of the schedule
 	headerScheduler      = "Nats-Scheduler"
 	headerScheduleNext   = "Nats-Schedule-Next"
 )
 
 // Schedule sets a durable timer: the TimerDue event is delivered to its handler
 // at DueAt (whole seconds, never early by more than 1 s). Setting it again moves it.
-// A time that has passed is due at once.
+// A time that has passed is due at once. A timer that is set stays until it fires or
+// is cancelled; one that has fired stays for its handler for 7 days, like what
+// products publish.
 func (c *Conn) Schedule(ctx context.Context, e events.Event) error {
 	p, err := events.As[events.TimerDue](e)
 	if err != nil {
@@ -41,6 +44,7 @@ func (c *Conn) Schedule(ctx context.Context, e events.Event) error {
 	it.header = nats.Header{
 		headerContentType: {events.ContentType},
 		headerSchedule:    {"@at " + due.Format(time.RFC3339)}, headerScheduleTarget: {target},
+		headerScheduleTTL: {wholeSeconds(c.t.dueKeep)},
 	}
 	if _, err := c.store(ctx, []item{it}, nil); err != nil {
 		return fmt.Errorf("schedule timer %s: %w", p.Timer, err)
