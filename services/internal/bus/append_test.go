@@ -98,6 +98,42 @@ func TestPublishMuchAgain(t *testing.T) {
 	}
 }
 
+// A batch that is stored already costs a bounded number of messages to the server.
+func TestRepeatsAreCheap(t *testing.T) {
+	const n = 500
+	filter := events.EntityFilter("acme", "agent")
+	for _, tc := range []struct {
+		name   string
+		expect *Expect
+		most   uint64 // messages sent for the batch again
+	}{
+		{"without a condition: the batch, then each by itself", nil, 2*n + 5},
+		{"with a condition: the batch, then a look into the log", &Expect{Filter: filter}, n + 10},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := testBus(t)
+			var es []events.Event
+			for i := range n {
+				es = append(es, risk(t, "acme", "agent", i))
+			}
+			b := Batch{Events: es, Expect: tc.expect}
+			for round := range 3 {
+				before := c.nc.Stats().OutMsgs
+				ack, err := c.Append(t.Context(), b)
+				if err != nil || ack.Sequence != n {
+					t.Fatalf("round %d: sequence %d, %v; want %d", round, ack.Sequence, err, n)
+				}
+				if sent := c.nc.Stats().OutMsgs - before; round > 0 && sent > tc.most {
+					t.Errorf("round %d: %d messages sent, want at most %d", round, sent, tc.most)
+				}
+			}
+			if stored := len(read(t, c, StreamLog, ">")); stored != n {
+				t.Errorf("%d events stored, want %d", stored, n)
+			}
+		})
+	}
+}
+
 func TestAppendRefusals(t *testing.T) {
 	c := testBus(t)
 	big := risk(t, "acme", "agent", 1)

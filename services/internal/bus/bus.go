@@ -69,7 +69,9 @@ type Expect struct {
 	Sequence uint64
 }
 
-// Batch is stored whole or not at all. All its events must belong to one stream.
+// Batch is stored whole or not at all. All its events must belong to one stream. Only
+// when a part of a batch without Expect was stored before is the rest stored event by
+// event.
 type Batch struct {
 	Events []events.Event
 	Expect *Expect

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+	"go.uber.org/zap"
 )
 
 // commit stores a group and answers its callers; it returns how many messages the
@@ -143,13 +144,19 @@ func (m *committer) alone(p *pending) (uint64, error) {
 		if p.expect == nil && len(p.items) > 1 {
 			return m.rest(p.items)
 		}
-		rest, err := m.missing(p.items)
+		conflict := refused.ErrorCode != codeBatchDuplicate
+		found := m.logged(p, conflict)
+		rest, err := m.missing(p.items, found)
 		switch {
 		case err != nil:
 			return 0, err
 		case len(rest) == 0: // stored before: the same answer again
-			return m.sequenceOf(p.items[len(p.items)-1])
-		case refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence, refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			last := p.items[len(p.items)-1]
+			if seq, ok := found[last.id]; ok {
+				return seq, nil
+			}
+			return m.sequenceOf(last)
+		case conflict:
 			return 0, ErrConflict
 		}
 		p = &pending{items: rest, expect: p.expect}
@@ -241,12 +248,47 @@ func (m *committer) rest(items []item) (uint64, error) {
 	return parts[len(parts)-1].seq, nil
 }
 
-// missing are the items that are not stored, in order.
-func (m *committer) missing(items []item) ([]item, error) {
+// logged looks for a conditional batch in what is stored under its condition and
+// returns the sequences of its messages by id. That is one read, where asking costs
+// much for each message. What it does not find may be stored all the same: a follower
+// may lag, and a batch may hold more than its condition is about. After a conflict it
+// reads only what is newer than the condition says.
+func (m *committer) logged(p *pending, conflict bool) map[string]uint64 {
+	found := make(map[string]uint64)
+	if p.expect == nil || len(p.items) == 1 {
+		return found
+	}
+	from := uint64(1)
+	if conflict {
+		from = p.expect.Sequence + 1
+	}
+	ids := make(map[string]bool, len(p.items))
+	for _, it := range p.items {
+		ids[it.id] = true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.c.t.attempt)
+	defer cancel()
+	for msg, err := range m.c.raw(ctx, m.stream, p.expect.Filter, from) {
+		if err != nil {
+			m.c.log.Debug("cannot look for a batch in its stream", zap.String("stream", m.stream), zap.Error(err))
+			break
+		}
+		if id := msg.Header.Get(jetstream.MsgIDHeader); ids[id] {
+			found[id] = msg.Sequence
+		}
+	}
+	return found
+}
+
+// missing are the items that are neither among found nor stored otherwise, in order.
+func (m *committer) missing(items []item, found map[string]uint64) ([]item, error) {
 	stored, errs := make([]bool, len(items)), make([]error, len(items))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxSplit)
 	for i, it := range items {
+		if _, stored[i] = found[it.id]; stored[i] {
+			continue
+		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
