@@ -52,6 +52,8 @@ type RevocationRefused struct {
 	By         string `json:"by"`
 	Code       string `json:"code"`   // unknown_target, forbidden, confirm_required, cap_exceeded, already_revoked, not_frozen, unsafe_server
 	Reason     string `json:"reason"` // for people
+	// Existing is the revocation that already holds the handle, with already_revoked.
+	Existing string `json:"existing,omitempty"`
 }
 
 // EventType implements Payload.

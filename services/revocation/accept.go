@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,9 +145,22 @@ func outcome(s *ledger.State, req accept.Request) (result, error) {
 	case s.Accepted != nil:
 		return result{ID: s.ID, Status: s.Status()}, nil
 	case s.Refused != nil:
-		return result{ID: s.ID, Status: ledger.StatusRefused, Code: s.Refused.Code, Reason: s.Refused.Reason}, nil
+		return refused(s.ID, *s.Refused), nil
 	}
 	return result{}, fmt.Errorf("revocation %s: the log holds no decision", s.ID)
+}
+
+// refused is what a refusal answers, the first time and every time it is asked again.
+func refused(id string, p events.RevocationRefused) result {
+	return result{ID: cmp.Or(p.Existing, id), Status: ledger.StatusRefused, Code: p.Code, Reason: p.Reason}
+}
+
+// existing is the revocation that v finds holding the handle already.
+func existing(v accept.Verdict) string {
+	if v.Code != accept.CodeAlreadyRevoked {
+		return ""
+	}
+	return v.Existing
 }
 
 // facts fills in what may change between two tries.
@@ -279,8 +293,9 @@ func (r *revoker) refuse(ctx context.Context, cause events.Event, req accept.Req
 	if target.Handle == "" {
 		target.Handle = t.Handle.String()
 	}
-	e, err := events.New(events.Origin{Source: source, Tenant: req.Tenant, Time: r.now(), Cause: &cause}, events.RevocationRefused{
-		Revocation: req.Revocation, Mode: req.Mode, Target: target, By: req.RequestedBy, Code: v.Code, Reason: v.Reason})
+	p := events.RevocationRefused{Revocation: req.Revocation, Mode: req.Mode, Target: target, By: req.RequestedBy,
+		Code: v.Code, Reason: v.Reason, Existing: existing(v)}
+	e, err := events.New(events.Origin{Source: source, Tenant: req.Tenant, Time: r.now(), Cause: &cause}, p)
 	if err != nil {
 		return result{}, bus.Permanent(err)
 	}
@@ -300,11 +315,7 @@ func (r *revoker) refuse(ctx context.Context, cause events.Event, req accept.Req
 	}
 	r.log.Info("revocation refused", zap.String("revocation", req.Revocation), zap.String("tenant", req.Tenant),
 		zap.String("by", req.RequestedBy), zap.String("code", v.Code))
-	res := result{ID: req.Revocation, Status: ledger.StatusRefused, Code: v.Code, Reason: v.Reason}
-	if v.Code == accept.CodeAlreadyRevoked {
-		res.ID = v.Existing
-	}
-	return res, nil
+	return refused(req.Revocation, p), nil
 }
 
 // lift ends the freeze id.

@@ -148,6 +148,14 @@ func TestSecondRevokeFindsTheFirst(t *testing.T) {
 	if second.Code != accept.CodeAlreadyRevoked || second.ID != first.ID {
 		t.Errorf("got %+v", second)
 	}
+	e, req := w.request("acme", "three", request(bot))
+	if _, err := r.requested(t.Context(), e, req.RevocationRequested); err != nil { // the bus is first, HTTP second
+		t.Fatal(err)
+	}
+	third, err := r.accept(t.Context(), e, req)
+	if second.Reason == "" || third != second || err != nil {
+		t.Errorf("the handler was first: %+v, %v; want %+v", third, err, second)
+	}
 	w.clock.move(time.Hour) // the kill entry is gone from the feed; the log remembers
 	if last, _ := w.bus.LastSequence(t.Context(), bus.StreamKill, killSubject(w.names.Name(lineage.KindIdentity, "acme", "bot").String())); last != 0 {
 		t.Fatal("the kill entry outlived its keep")

@@ -140,7 +140,7 @@ func cascadeFlatness(ctx context.Context, o Options, r *revokeRig, _ *fanout) ([
 // revokeSustained is how many revokes a second are durable, each through the whole
 // service. The limit is one synced publish for each.
 func revokeSustained(ctx context.Context, o Options, r *revokeRig, f *fanout) ([]Row, error) {
-	n := 4000
+	n := 2000
 	if o.Short {
 		n = 300
 	}

@@ -209,7 +209,11 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 // followRevocation shows receipts as they come in, until closure or the wait is over.
 func (a *api) followRevocation(c *cobra.Command, o *options, s revocationState, wait time.Duration) error {
 	w, col := c.OutOrStdout(), colours(c.OutOrStdout())
-	if !o.json {
+	switch {
+	case o.json:
+	case s.Code == "already_revoked":
+		fmt.Fprintf(w, "%s by %s\n", col.good("already revoked"), s.Revocation)
+	default:
 		fmt.Fprintf(w, "%s %s: durable, it is never lost from here\n", col.good("accepted"), s.Revocation)
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), wait)
