@@ -59,6 +59,7 @@ func (m *committer) pipeline(group []*pending) int {
 	for i, p := range group {
 		acks[i], _ = m.c.js.PublishMsgAsync(p.messages()[0]) // nil when it failed
 	}
+	over := m.c.patience.over()
 	var again []*pending
 	for i, p := range group {
 		if acks[i] == nil {
@@ -69,6 +70,8 @@ func (m *committer) pipeline(group []*pending) int {
 		case ack := <-acks[i].Ok():
 			p.finish(ack.Sequence, nil)
 		case <-acks[i].Err():
+			again = append(again, p)
+		case <-over:
 			again = append(again, p)
 		}
 	}

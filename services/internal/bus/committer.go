@@ -105,6 +105,9 @@ func (m *committer) direct(ctx context.Context, p *pending) bool {
 		m.c.noteAnswer()
 	case <-ack.Err():
 		return false
+	case <-m.c.patience.over():
+		m.c.noteTimeout()
+		return false
 	case <-ctx.Done():
 		p.err = fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	}

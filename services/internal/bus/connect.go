@@ -59,6 +59,7 @@ type Conn struct {
 	tracer  trace.Tracer
 
 	committers map[string]*committer // by stream, fixed
+	patience   patience              // how long an answer is waited for
 	timeouts   atomic.Int64          // consecutive publish time-outs
 	reconnects sync.Mutex            // one forced reconnect at a time
 }
@@ -93,7 +94,7 @@ func connect(ctx context.Context, cfg Config, t timing) (*Conn, error) {
 	if cfg.Name == "" {
 		cfg.Name = "lanyard"
 	}
-	c := &Conn{cfg: cfg, t: t, log: cfg.Log.Named("bus"), tracer: otel.Tracer("github.com/lanyard-nhi/lanyard/services/internal/bus")}
+	c := &Conn{cfg: cfg, t: t, patience: patience{period: t.attempt}, log: cfg.Log.Named("bus"), tracer: otel.Tracer("github.com/lanyard-nhi/lanyard/services/internal/bus")}
 	m, err := newMetrics(cfg.Metrics)
 	if err != nil {
 		return nil, err
@@ -102,7 +103,7 @@ func connect(ctx context.Context, cfg Config, t timing) (*Conn, error) {
 	if c.nc, err = dial(ctx, cfg, cfg.NkeySeed, c.log); err != nil {
 		return nil, err
 	}
-	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(4*maxGroup), jetstream.WithPublishAsyncTimeout(t.attempt)); err != nil {
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(4*maxGroup)); err != nil {
 		c.nc.Close()
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}

@@ -113,7 +113,7 @@ func start(t testing.TB, c *Conn, s Spec) (stop func()) {
 		cancel()
 		select {
 		case err := <-done:
-			if err != nil {
+			if err != nil && !c.nc.IsClosed() {
 				t.Errorf("run: %v", err)
 			}
 		case <-time.After(30 * time.Second):

@@ -439,3 +439,36 @@ func TestFilters(t *testing.T) {
 		t.Errorf("filters are %s, want %s", got, want)
 	}
 }
+
+func TestOnLog(t *testing.T) {
+	plain, escaped := risk(t, "acme", "agent-1", 1), risk(t, "acme", "agent 1", 1)
+	for _, tc := range []struct {
+		e       events.Event
+		subject string
+		want    bool
+	}{
+		{plain, "nhi.log.acme.risk.changed.agent-1", true},
+		{plain, "nhi.log.acme.risk.changed.agent-2", false},
+		{plain, "nhi.log.acme.risk.changed", false},
+		{plain, "nhi.log.acme.identity.frozen.agent-1", false},
+		{plain, "nhi.log.acme.risk.changed.agent-1.more", false},
+		{plain, "nhi.in.acme.risk.changed.agent-1", false},
+		{escaped, "nhi.log.acme.risk.changed.agent=201", false}, // right, but left to events.Subject
+		{escaped, "nhi.log.acme.risk.changed.agent 1", false},
+		{called(t, "acme", "agent", 1), calledSubject, false},
+	} {
+		if got := onLog(tc.e, tc.subject); got != tc.want {
+			t.Errorf("onLog(%s, %s) = %v", tc.e.Subject(), tc.subject, got)
+		}
+	}
+	data, err := events.Encode(escaped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(StreamLog, "nhi.log.acme.risk.changed.agent=201", nil, data); err != nil {
+		t.Errorf("an escaped entity is refused: %v", err)
+	}
+	if _, err := open(StreamLog, "nhi.log.acme.risk.changed.agent-1", nil, data); !errors.Is(err, events.ErrEnvelope) {
+		t.Errorf("another entity's subject: %v", err)
+	}
+}

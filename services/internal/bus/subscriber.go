@@ -48,7 +48,7 @@ func NewSubscriber(c *Conn, cfg SubscriberConfig) *Subscriber {
 // ctx ends or the subscriber is closed. Then the channel is closed.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	sub := &subscription{
-		s: s, topic: topic, out: make(chan *message.Message), closing: make(chan struct{}), gone: make(chan struct{}),
+		s: s, topic: topic, out: make(chan *message.Message, max(s.cfg.Lanes, 1)), closing: make(chan struct{}), gone: make(chan struct{}),
 	}
 	sub.lanes = lanes{most: max(s.cfg.Lanes, 1), handle: sub.handOut, keys: make(map[string]*lane)}
 	sub.held = held{grace: s.c.t.ackWait, keys: make(map[string][]heldMessage)}
