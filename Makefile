@@ -6,7 +6,7 @@ export GOFLAGS ?= -buildvcs=false
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build race race-short vet lint fuzz bench up dev test-redis test-processes images schemas ci clean
+.PHONY: help demo test build race race-short vet lint lint-short fuzz bench up dev test-redis test-processes images schemas ci clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ lint: ## golangci-lint with .golangci.yml (built once into bin/)
 	@test -x $(BIN)/golangci-lint || GOWORK=off GOBIN=$(CURDIR)/$(BIN) GOFLAGS=-mod=mod $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	cd events && ../$(BIN)/golangci-lint run ./...
 	cd services && ../$(BIN)/golangci-lint run ./...
+
+lint-short: ## staticcheck alone (built once into bin/), as in ci
+	@test -x $(BIN)/staticcheck || GOWORK=off GOBIN=$(CURDIR)/$(BIN) GOFLAGS=-mod=mod $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	cd events && ../$(BIN)/staticcheck -checks "all,-ST1000,-ST1003,-ST1022,-S1016,-QF1001,-QF1008" ./...
+	cd services && ../$(BIN)/staticcheck -checks "all,-ST1000,-ST1003,-ST1022,-S1016,-QF1001,-QF1008" ./...
 
 fuzz: ## fuzz every decoder, FUZZTIME each (default 10s)
 	deploy/fuzz.sh $(or $(FUZZTIME),10s)

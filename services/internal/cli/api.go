@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,8 +72,30 @@ func openAPI(o *options) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Timeout: 90 * time.Second}
+	client, err := httpClient(o.data)
+	if err != nil {
+		return nil, err
+	}
 	return &api{ends: ends, tokens: operator.NewSource(cred, client, time.Now), http: client}, nil
+}
+
+// httpClient trusts the deployment's own authority where there is one.
+func httpClient(data string) (*http.Client, error) {
+	client := &http.Client{Timeout: 90 * time.Second}
+	ca := caFile(data)
+	if ca == "" {
+		return client, nil
+	}
+	b, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("read authority: %s holds no certificate", ca)
+	}
+	client.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	return client, nil
 }
 
 // problem is an RFC 9457 answer.

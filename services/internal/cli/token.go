@@ -162,7 +162,11 @@ func tokenIssue(o *options) *cobra.Command {
 			}
 			form := t.form(grantJWTBearer)
 			form.Set("assertion", proof)
-			tok, ttl, err := operator.Exchange(c.Context(), http.DefaultClient, ends.Issuer+"/oauth2/token", form)
+			client, err := httpClient(o.data)
+			if err != nil {
+				return err
+			}
+			tok, ttl, err := operator.Exchange(c.Context(), client, ends.Issuer+"/oauth2/token", form)
 			if err != nil {
 				return fmt.Errorf("issue token: %w", err)
 			}
@@ -204,7 +208,11 @@ func tokenExchange(o *options) *cobra.Command {
 			form.Set("subject_token_type", typeAccess)
 			form.Set("actor_token", proof)
 			form.Set("actor_token_type", typeJWT)
-			tok, ttl, err := operator.Exchange(c.Context(), http.DefaultClient, ends.Issuer+"/oauth2/token", form)
+			client, err := httpClient(o.data)
+			if err != nil {
+				return err
+			}
+			tok, ttl, err := operator.Exchange(c.Context(), client, ends.Issuer+"/oauth2/token", form)
 			if err != nil {
 				return fmt.Errorf("exchange token: %w", err)
 			}
