@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -335,14 +336,14 @@ func (r *revokeRig) quiet(ctx context.Context, id string) error {
 	return nil
 }
 
-// fanout is plain subscribers of the republished kill feed.
+// fanout is subscribers of the republished kill feed that only verify signatures.
 type fanout struct {
 	server *server.Server
 	conns  []*nats.Conn
 	js     jetstream.JetStream
 	got    chan time.Time
 	n      int
-	data   [600]byte
+	data   []byte // a signed kill entry
 }
 
 func (f *fanout) close() {
@@ -353,6 +354,24 @@ func (f *fanout) close() {
 
 func (f *fanout) attach(n int) error {
 	f.got = make(chan time.Time, 1024)
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make key: %w", err)
+	}
+	signer, err := token.NewSigner("", private)
+	if err != nil {
+		return err
+	}
+	f.data, err = guard.SealEntry(signer, guard.Entry{Handle: lineage.Handle{1}, Mode: events.ModeRevoke, Revocation: events.DeterministicID("bench"),
+		Reason: "bench", By: "bench", At: time.Now(), Keep: time.Now().Add(time.Hour), Epoch: 1})
+	if err != nil {
+		return err
+	}
+	deliver := func(m *nats.Msg) {
+		if _, err := guard.OpenEntry(m.Data, public); err == nil {
+			f.got <- time.Now()
+		}
+	}
 	for i := range n + 1 {
 		nc, err := nats.Connect("", nats.InProcessServer(f.server))
 		if err != nil {
@@ -361,7 +380,7 @@ func (f *fanout) attach(n int) error {
 		f.conns = append(f.conns, nc)
 		if i == n {
 			f.js, err = jetstream.New(nc)
-		} else if _, err = nc.Subscribe("nhi.feed.>", func(*nats.Msg) { f.got <- time.Now() }); err == nil {
+		} else if _, err = nc.Subscribe("nhi.feed.>", deliver); err == nil {
 			err = nc.Flush()
 		}
 		if err != nil {
@@ -374,7 +393,7 @@ func (f *fanout) attach(n int) error {
 
 // publish publishes once and waits until every subscriber has it.
 func (f *fanout) publish(ctx context.Context) (last time.Time, err error) {
-	if _, err := f.js.PublishMsg(ctx, &nats.Msg{Subject: "nhi.kill.bench", Data: f.data[:]}); err != nil {
+	if _, err := f.js.PublishMsg(ctx, &nats.Msg{Subject: "nhi.kill.bench", Data: f.data}); err != nil {
 		return last, err
 	}
 	for range f.n {
