@@ -231,6 +231,7 @@ func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Req
 	p := events.RevocationAccepted{Revocation: req.Revocation, Mode: e.Mode, Target: f.Thing.Target(), Handle: e.Handle.String(),
 		Reason: req.Reason, By: req.RequestedBy, AcceptedAt: e.At, Until: e.Until, Epoch: e.Epoch, Sequence: seq,
 		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants}
+	r.settleTable(ctx)
 	es, err := pages(cause, req.Tenant, p, r.table.Expected(r.now()))
 	if err != nil {
 		return result{}, bus.Permanent(err)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -121,9 +120,6 @@ func (r *revoker) kill(ctx context.Context, tenant string, e guard.Entry, id str
 	}
 	noted := make(chan error, 1)
 	go func() { noted <- r.book.Append(ctx, intent(tenant, e, data)) }()
-	var guards sync.WaitGroup // who is there now must answer
-	guards.Go(func() { r.settleTable(ctx) })
-	defer guards.Wait()
 	seq, err := r.bus.Kill(ctx, e.Handle.String(), data, id, &expect, e.Keep.Sub(r.now()))
 	if journaled := <-noted; journaled != nil {
 		return 0, journaled
@@ -137,7 +133,6 @@ func (r *revoker) kill(ctx context.Context, tenant string, e guard.Entry, id str
 
 // again journals an entry that was found published.
 func (r *revoker) again(ctx context.Context, tenant string, e guard.Entry) error {
-	r.settleTable(ctx)
 	data, err := guard.SealEntry(r.signer, e)
 	if err != nil {
 		return bus.Permanent(err)
