@@ -298,11 +298,12 @@ func TestUnknownOutcome(t *testing.T) {
 	if _, err := c.Append(t.Context(), Batch{Events: b.Events[:1]}); !errors.Is(err, ErrUnknownOutcome) {
 		t.Fatalf("single without an answer: %v, want ErrUnknownOutcome", err)
 	}
-	if err := Provision(t.Context(), c, Options{}); err != nil {
+	patient := testConn(t, s)
+	if err := Provision(t.Context(), patient, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if ack, err := c.Append(t.Context(), b); err != nil || ack.Sequence != 2 {
+		if ack, err := patient.Append(t.Context(), b); err != nil || ack.Sequence != 2 {
 			t.Fatalf("again: %+v, %v", ack, err)
 		}
 	}
@@ -337,6 +338,38 @@ func TestReconnectAfterTimeouts(t *testing.T) {
 	}
 	if n := len(read(t, c, StreamLog, ">")); n != 2 {
 		t.Errorf("%d events stored, want 2", n)
+	}
+}
+
+// Whoever waits when the connection ends is told that the outcome is not known.
+func TestCloseWhileAppending(t *testing.T) {
+	s := testServer(t)
+	c := testConn(t, s, func(_ *Config, tm *timing) { tm.attempt = time.Hour })
+	hole, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	asked := make(chan struct{}, 10)
+	if _, err := hole.Subscribe("nhi.log.>", func(*nats.Msg) { asked <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	if err := hole.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error, 3)
+	for _, es := range [][]events.Event{{risk(t, "acme", "a", 1)}, {risk(t, "acme", "b", 1), risk(t, "acme", "b", 2)}, {risk(t, "acme", "c", 1)}} {
+		go func() {
+			_, err := c.Append(context.Background(), Batch{Events: es})
+			errs <- err
+		}()
+		<-asked
+	}
+	c.nc.Close()
+	for range 3 {
+		if err := <-errs; !errors.Is(err, ErrUnknownOutcome) {
+			t.Errorf("append ended with %v", err)
+		}
 	}
 }
 

@@ -73,6 +73,8 @@ func (m *committer) pipeline(group []*pending) int {
 			again = append(again, p)
 		case <-over:
 			again = append(again, p)
+		case <-m.c.gone:
+			p.finish(0, fmt.Errorf("%w: %w", ErrUnknownOutcome, nats.ErrConnectionClosed))
 		}
 	}
 	if len(again) > 0 {
@@ -216,7 +218,9 @@ func retry[T any](c *Conn, publish func(ctx context.Context) (T, error)) (T, err
 		case errors.As(err, &refused) && !transient(refused):
 			c.noteAnswer()
 			return none, err
-		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrMaxPayload):
+		case errors.Is(err, nats.ErrConnectionClosed):
+			return none, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		case errors.Is(err, nats.ErrMaxPayload):
 			return none, err
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 			c.noteTimeout()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -105,6 +106,8 @@ func (m *committer) direct(ctx context.Context, p *pending) bool {
 		m.c.noteAnswer()
 	case <-ack.Err():
 		return false
+	case <-m.c.gone:
+		p.err = fmt.Errorf("%w: %w", ErrUnknownOutcome, nats.ErrConnectionClosed)
 	case <-m.c.patience.over():
 		m.c.noteTimeout()
 		return false

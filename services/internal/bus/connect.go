@@ -58,6 +58,7 @@ type Conn struct {
 	metrics *metrics
 	tracer  trace.Tracer
 
+	gone       chan struct{}         // closed when the connection is closed for good
 	committers map[string]*committer // by stream, fixed
 	patience   patience              // how long an answer is waited for
 	timeouts   atomic.Int64          // consecutive publish time-outs
@@ -103,6 +104,8 @@ func connect(ctx context.Context, cfg Config, t timing) (*Conn, error) {
 	if c.nc, err = dial(ctx, cfg, cfg.NkeySeed, c.log); err != nil {
 		return nil, err
 	}
+	c.gone = make(chan struct{})
+	c.nc.SetClosedHandler(func(*nats.Conn) { close(c.gone) })
 	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(4*maxGroup)); err != nil {
 		c.nc.Close()
 		return nil, fmt.Errorf("open jetstream: %w", err)
