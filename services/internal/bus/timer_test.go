@@ -23,7 +23,7 @@ func TestTimers(t *testing.T) {
 	fired := make(chan firing, 10)
 	start(t, c, Spec{Service: "clock", Handlers: []Handler{On(func(_ context.Context, _ events.Event, p events.TimerDue) ([]events.Event, error) {
 		fired <- firing{p.Timer, time.Now()}
-		if early := p.DueAt.Sub(time.Now()); early > time.Second {
+		if early := time.Until(p.DueAt); early > time.Second {
 			t.Errorf("%s fired %v early", p.Timer, early)
 		}
 		return nil, nil
