@@ -69,6 +69,9 @@ test-processes: build ## the demo workload on separate processes, with kill -9 o
 	deploy/need.sh redis-server
 	cd services && LANYARD_PROCESSES=1 $(GO) test -count=1 -timeout 12m -run TestProcesses ./internal/processtest/...
 
+test-issue-race: ## 100,000 rounds of issue and revoke at the same instant: no token survives
+	cd services && LANYARD_RACE_ROUNDS=$(or $(ROUNDS),100000) $(GO) test -count=1 -v -timeout 60m -run TestNoTokenSurvives ./issuance
+
 images: ## static binaries and image contexts in dist/ (built into images where a container engine runs)
 	deploy/images.sh
 

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"unicode/utf8"
 
@@ -109,20 +111,29 @@ func deadReplay(o *options) *cobra.Command {
 				return err
 			}
 			defer func() { _ = conn.Close() }() // the command ends
+			replayed, before := []string{}, []string{}
+			w := c.OutOrStdout()
+			if o.json {
+				w = io.Discard
+			}
 			for _, arg := range args {
 				d, err := deadAt(c, conn, arg)
 				if err != nil {
 					return err
 				}
-				if err := conn.Replay(c.Context(), d.Sequence); err != nil {
+				switch err := conn.Replay(c.Context(), d.Sequence); {
+				case errors.Is(err, bus.ErrReplayed):
+					before = append(before, arg)
+					fmt.Fprintf(w, "%d was replayed before; if that was in vain, there is a newer letter: lanyard dead list\n", d.Sequence)
+				case err != nil:
 					return fmt.Errorf("replay dead letter %d: %w", d.Sequence, err)
-				}
-				if !o.json {
-					fmt.Fprintf(c.OutOrStdout(), "replayed %d to %s\n", d.Sequence, clean(d.Subject))
+				default:
+					replayed = append(replayed, arg)
+					fmt.Fprintf(w, "replayed %d to %s\n", d.Sequence, clean(d.Subject))
 				}
 			}
 			if o.json {
-				return printJSON(c.OutOrStdout(), map[string]any{"replayed": args})
+				return printJSON(c.OutOrStdout(), map[string]any{"replayed": replayed, "replayed_before": before})
 			}
 			return nil
 		},

@@ -301,7 +301,7 @@ func printPreview(w io.Writer, arg string, mode events.Mode, p revokePreview) {
 	}
 	confirm := "--confirm"
 	if p.Confirm {
-		confirm = fmt.Sprintf("--confirm=%d", p.Descendants)
+		confirm = fmt.Sprintf("--confirm=%d", max(p.Descendants, 1)) // what the API asks for
 	}
 	verb := "revoke " + arg
 	switch mode {
