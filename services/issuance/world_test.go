@@ -41,17 +41,18 @@ import (
 // world is issuance on a real NATS server, an embedded Redis and HTTP, beside a feed
 // that has heartbeats and takes revocations.
 type world struct {
-	t     *testing.T
-	url   string
-	conn  *bus.Conn
-	redis *miniredis.Miniredis
-	ring  *keys.Ring
-	namer *lineage.Namer
-	guard *guard.Guard // of the service; its audience is the issuer
-	feed  token.Signer
-	idp   *idp
-	last  uint64 // newest entry on the feed
-	mu    sync.Mutex
+	t      *testing.T
+	url    string
+	conn   *bus.Conn
+	redis  *miniredis.Miniredis
+	ring   *keys.Ring
+	namer  *lineage.Namer
+	guard  *guard.Guard // of the service; its audience is the issuer
+	feed   token.Signer
+	feedOf guard.Feed
+	idp    *idp
+	last   uint64 // newest entry on the feed
+	mu     sync.Mutex
 
 	failpoint func()
 	beatStop  context.CancelFunc
@@ -116,6 +117,7 @@ func newWorld(t *testing.T, change ...func(*world)) *world {
 	feed, closeFeed, err := bus.DialFeed(ctx, bus.Config{InProcess: nats, Name: "feed"})
 	require.NoError(t, err)
 	t.Cleanup(closeFeed)
+	w.feedOf = feed
 	w.guard = w.newGuard(feed, "service-issuance", w.url)
 	svc, err := build(service.Env{Config: cfg, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Now: time.Now, Rand: rand.Reader,
 		Bus: w.conn, State: store, Guard: w.guard, Keys: w.ring, Namer: w.namer}, func() {
