@@ -6,7 +6,7 @@ export GOFLAGS ?= -buildvcs=false
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build race race-short vet lint lint-short fuzz bench up dev test-redis test-processes images schemas ci clean
+.PHONY: help demo test build race race-short vet lint lint-short fuzz bench up dev test-redis test-processes test-issue-race images schemas ci clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

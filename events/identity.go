@@ -36,6 +36,19 @@ type Registration struct {
 	// Tools per task that are expected of an agent; used by detection as a
 	// starting profile. Optional.
 	Tools map[string][]string `json:"tools,omitempty"`
+	// Backend is the shared identity in another system that it runs on, such as a
+	// role's ARN. Several identities may name the same; each keeps its own lineage.
+	Backend string `json:"backend,omitempty"`
+	// Vendor makes or runs a third party's app or account. The next three are what is
+	// known of the consent, and need a vendor.
+	Vendor        string   `json:"vendor,omitempty"`
+	GrantedScopes []string `json:"granted_scopes,omitempty"` // where it is installed, not Lanyard's
+	ConsentedBy   string   `json:"consented_by,omitempty"`   // person
+	DataReached   []string `json:"data_reached,omitempty"`
+	// VendorManaged: the account lives inside the vendor's service, where the tenant
+	// cannot see it. Unknowns is what is not known of it; one must be given.
+	VendorManaged bool     `json:"vendor_managed,omitempty,omitzero"`
+	Unknowns      []string `json:"unknowns,omitempty"`
 }
 
 // IdentityDeclared is published by the product that created an identity.

@@ -243,6 +243,21 @@ func complete(r events.Registration) error {
 	default:
 		return fmt.Errorf("declare identity %q: %w: kill_switch must be identity, feature or owner", r.Identity, ErrIncomplete)
 	}
+	return thirdParty(r)
+}
+
+// thirdParty checks what is said of somebody else's app or account: by whom it is, and
+// for one that nobody here can see, what is not known of it.
+func thirdParty(r events.Registration) error {
+	consent := len(r.GrantedScopes) > 0 || r.ConsentedBy != "" || len(r.DataReached) > 0
+	switch {
+	case r.Vendor == "" && (consent || r.VendorManaged || len(r.Unknowns) > 0):
+		return fmt.Errorf("declare identity %q: %w: what a third party reaches needs its vendor", r.Identity, ErrIncomplete)
+	case r.VendorManaged && r.Kind == events.KindAgent:
+		return fmt.Errorf("declare identity %q: %w: vendor_managed is for accounts inside a vendor's service, not for agents", r.Identity, ErrIncomplete)
+	case r.VendorManaged && len(r.Unknowns) == 0:
+		return fmt.Errorf("declare identity %q: %w: a vendor_managed identity needs unknowns, what is not known of it", r.Identity, ErrIncomplete)
+	}
 	return nil
 }
 

@@ -60,6 +60,18 @@ func TestDeclare(t *testing.T) {
 		{"no purpose", Identity{}, edit(func(r *events.Registration) { r.Purpose = "" }), nil, ErrIncomplete},
 		{"no kill switch", Identity{}, edit(func(r *events.Registration) { r.KillSwitch = "" }), nil, ErrIncomplete},
 		{"unknown kind", Identity{}, edit(func(r *events.Registration) { r.Kind = "bot" }), nil, ErrIncomplete},
+		{"a workload", Identity{}, edit(func(r *events.Registration) { r.Kind = events.KindWorkload }), []string{events.TypeIdentityRegistered}, nil},
+		{"an api key", Identity{}, edit(func(r *events.Registration) { r.Kind = events.KindAPIKey }), []string{events.TypeIdentityRegistered}, nil},
+		{"a third party's app", Identity{}, edit(func(r *events.Registration) {
+			r.Kind, r.Vendor, r.GrantedScopes, r.ConsentedBy = events.KindOAuthApp, "Notetaker", []string{"files.read"}, "ana"
+		}), []string{events.TypeIdentityRegistered}, nil},
+		{"a third party's app of no vendor", Identity{}, edit(func(r *events.Registration) { r.Kind, r.DataReached = events.KindOAuthApp, []string{"mail"} }), nil, ErrIncomplete},
+		{"vendor managed", Identity{}, edit(func(r *events.Registration) {
+			r.Kind, r.Vendor, r.VendorManaged, r.Unknowns = events.KindServiceAccount, "CRM", true, []string{"its secret"}
+		}), []string{events.TypeIdentityRegistered}, nil},
+		{"vendor managed, all known", Identity{}, edit(func(r *events.Registration) { r.Kind, r.Vendor, r.VendorManaged = events.KindServiceAccount, "CRM", true }), nil, ErrIncomplete},
+		{"vendor managed agent", Identity{}, edit(func(r *events.Registration) { r.Vendor, r.VendorManaged, r.Unknowns = "CRM", true, []string{"all"} }), nil, ErrIncomplete},
+		{"only the consent changed", active, edit(func(r *events.Registration) { r.Vendor, r.ConsentedBy = "CRM", "ana" }), []string{events.TypeIdentityRegistered}, nil},
 		{"revoked", foldAll(t, active, events.IdentityRevoked{IdentityChange: change("r1", "")}), registration(), nil, ErrEnded},
 		{"retired", foldAll(t, active, events.IdentityRetired{IdentityChange: change("", "ops")}), registration(), nil, ErrEnded},
 		{"dead owner", Identity{}, edit(func(r *events.Registration) { r.Owner = "bob" }), nil, ErrDeadHandle},
