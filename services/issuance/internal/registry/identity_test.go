@@ -69,7 +69,9 @@ func TestDeclare(t *testing.T) {
 		{"vendor managed", Identity{}, edit(func(r *events.Registration) {
 			r.Kind, r.Vendor, r.VendorManaged, r.Unknowns = events.KindServiceAccount, "CRM", true, []string{"its secret"}
 		}), []string{events.TypeIdentityRegistered}, nil},
-		{"vendor managed, all known", Identity{}, edit(func(r *events.Registration) { r.Kind, r.Vendor, r.VendorManaged = events.KindServiceAccount, "CRM", true }), nil, ErrIncomplete},
+		{"vendor managed, all known", Identity{}, edit(func(r *events.Registration) {
+			r.Kind, r.Vendor, r.VendorManaged = events.KindServiceAccount, "CRM", true
+		}), nil, ErrIncomplete},
 		{"vendor managed agent", Identity{}, edit(func(r *events.Registration) { r.Vendor, r.VendorManaged, r.Unknowns = "CRM", true, []string{"all"} }), nil, ErrIncomplete},
 		{"only the consent changed", active, edit(func(r *events.Registration) { r.Vendor, r.ConsentedBy = "CRM", "ana" }), []string{events.TypeIdentityRegistered}, nil},
 		{"revoked", foldAll(t, active, events.IdentityRevoked{IdentityChange: change("r1", "")}), registration(), nil, ErrEnded},
