@@ -192,9 +192,6 @@ func TestPageTokens(t *testing.T) {
 		return base64.RawURLEncoding.EncodeToString(b)
 	}
 	another := serverFor(t, "https://pdp.example", func(context.Context) (View, error) { return v, nil })
-	as := func(who string) func(*http.Request) {
-		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+who) }
-	}
 	for name, c := range map[string]struct {
 		h      http.Handler
 		search string

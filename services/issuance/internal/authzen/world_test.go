@@ -137,6 +137,11 @@ func ask(h http.Handler, path, body string, change ...func(*http.Request)) *http
 	return w
 }
 
+// as changes who asks.
+func as(who string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+who) }
+}
+
 // schema is one of the suite's JSON schemas.
 func schema(t *testing.T, file string) *jsonschema.Schema {
 	t.Helper()
