@@ -143,7 +143,7 @@ func as(who string) func(*http.Request) {
 }
 
 // schema is one of the suite's JSON schemas.
-func schema(t *testing.T, file string) *jsonschema.Schema {
+func schema(t testing.TB, file string) *jsonschema.Schema {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", "suite", file))
 	require.NoError(t, err)
