@@ -53,7 +53,8 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	if env.Namer == nil || env.Keys == nil || env.Guard == nil {
 		return service.Service{}, fmt.Errorf("build issuance: it needs the lineage key, the signing keys and a guard")
 	}
-	verifier, err := attest.New(cfg.Trusted, env.Config.Issuer.URL, attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, env.Now)
+	verifier, err := attest.New(attest.Config{Issuers: cfg.Trusted, TrustDomains: cfg.TrustDomains, Audience: env.Config.Issuer.URL,
+		Clients: attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, Now: env.Now})
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}

@@ -54,6 +54,7 @@ type world struct {
 	last   uint64 // newest entry on the feed
 	mu     sync.Mutex
 
+	configure func(*config.Config)
 	failpoint func()
 	beatStop  context.CancelFunc
 	lease     time.Duration // 0: the default
@@ -107,6 +108,9 @@ func newWorld(t *testing.T, change ...func(*world)) *world {
 	w.url = "http://" + l.Addr().String()
 	cfg := config.Config{Issuer: config.Issuer{URL: w.url}}
 	cfg.Issuance.Trusted = []config.TrustedIssuer{w.newIDP(dir)}
+	if w.configure != nil {
+		w.configure(&cfg)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
 	t.Cleanup(func() { cancel(); tasks.Wait() })

@@ -112,6 +112,22 @@ type TrustedIssuer struct {
 	Local bool `yaml:"local"`
 }
 
+// TrustDomain is a SPIFFE trust domain whose SVIDs attest workloads.
+type TrustDomain struct {
+	// TrustDomain is its name alone, such as "prod.example.org". A token whose subject
+	// is a SPIFFE ID of it is verified with its bundle, whatever the token says of its
+	// issuer.
+	TrustDomain string `yaml:"trust_domain"`
+	// Bundle is the https URL of its bundle endpoint (profile https_web), read as often
+	// as spiffe_refresh_hint says but at least every 15m; or the file:// path of a SPIFFE
+	// bundle, read again when it changes. A bundle whose "keys" are [] revokes the whole
+	// trust domain. The last good bundle counts for 1h while none can be read.
+	Bundle string `yaml:"bundle"`
+	// Local allows the endpoint on loopback and over http. Default false; for
+	// development only.
+	Local bool `yaml:"local"`
+}
+
 // Issuance is the registry and token service.
 type Issuance struct {
 	// Listen is host:port. Default "127.0.0.1:0": a free port, kept over restarts.
@@ -127,6 +143,9 @@ type Issuance struct {
 	// Trusted are the issuers of workload attestations. Default none:
 	// nobody gets a token.
 	Trusted []TrustedIssuer `yaml:"trusted_issuers"`
+	// TrustDomains are the SPIFFE trust domains whose workloads attest themselves with
+	// SVIDs. Default none.
+	TrustDomains []TrustDomain `yaml:"trust_domains"`
 }
 
 // Anomaly is detection.

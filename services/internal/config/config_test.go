@@ -145,6 +145,19 @@ func TestValidateRefuses(t *testing.T) {
 		"trusted twice": {func(c *Config) {
 			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "a", JWKS: "https://x/j"}, {Issuer: "a", JWKS: "https://y/j"}}
 		}, "trusted_issuers[1]", "keep one"},
+		"domain without bundle": {func(c *Config) { c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "a"}} }, "trust_domains[0]", "set it"},
+		"domain with scheme": {func(c *Config) {
+			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "spiffe://a", Bundle: "file:///x"}}
+		}, "trust_domains[0]", "name alone"},
+		"domain twice": {func(c *Config) {
+			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "a", Bundle: "file:///x"}, {TrustDomain: "a", Bundle: "file:///y"}}
+		}, "trust_domains[1]", "keep one"},
+		"bundle http": {func(c *Config) {
+			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "a", Bundle: "http://x/b", Local: true}}
+		}, "trust_domains[0]", "https or file"},
+		"bundle with user": {func(c *Config) {
+			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "a", Bundle: "https://u@x/b"}}
+		}, "trust_domains[0]", "without user"},
 		"overlap":         {func(c *Config) { c.Rotation.Overlap = Duration(time.Minute) }, "rotation.overlap", "raise it"},
 		"period":          {func(c *Config) { c.Rotation.SigningKeyPeriod = Duration(time.Minute) }, "rotation.signing_key_period", "longer than"},
 		"cap":             {func(c *Config) { c.Revocation.Cap = 0 }, "revocation.cap", "1 or more"},
@@ -194,6 +207,10 @@ func TestValidateAccepts(t *testing.T) {
 		"local issuer": func(c *Config) {
 			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "http://127.0.0.1:1", JWKS: "http://127.0.0.1:1/jwks", Local: true},
 				{Issuer: "op", JWKS: "file:///x"}}
+		},
+		"trust domains": func(c *Config) {
+			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "prod.example.org", Bundle: "https://spire.example/bundle"},
+				{TrustDomain: "lanyard.local", Bundle: "http://127.0.0.1:1/bundle", Local: true}, {TrustDomain: "a_b", Bundle: "file:///x"}}
 		},
 		"no listeners": func(c *Config) { c.Intake.Listen, c.Guard.Listen = "", "" },
 	} {

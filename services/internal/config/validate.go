@@ -163,22 +163,46 @@ func (c Config) validateIssuance(p *problems) {
 			p.add(field, "names %q a second time: which keys count would be unclear; keep one", t.Issuer)
 		}
 		seen[t.Issuer] = true
-		u, err := url.Parse(t.JWKS)
-		switch {
-		case err != nil:
-			p.add(field, "has a jwks that is no URL: write https://HOST/PATH or file:///PATH")
-		case u.Scheme == "https", u.Scheme == "file", u.Scheme == "" && t.JWKS == "":
-		case u.Scheme == "http" && t.Local && loopback(u.Hostname()):
-		default:
-			p.add(field, "has jwks %q: keys must come by https or file; http only for a local issuer on loopback", t.JWKS)
-		}
+		checkKeys(p, field, "jwks", t.JWKS, t.Local)
 	}
+	c.validateTrustDomains(p)
 	r := c.Rotation
 	if r.SigningKeyPeriod < r.Prepare+r.Overlap || r.Prepare <= 0 {
 		p.add("rotation.signing_key_period", "is %s: it must be longer than prepare (%s) and overlap (%s) together, or keys pile up", r.SigningKeyPeriod, r.Prepare, r.Overlap)
 	}
 	if r.Overlap < i.MaxTTL {
 		p.add("rotation.overlap", "is %s, shorter than issuance.max_ttl (%s): live tokens would stop verifying; raise it", r.Overlap, i.MaxTTL)
+	}
+}
+
+func (c Config) validateTrustDomains(p *problems) {
+	seen := map[string]bool{}
+	for n, t := range c.Issuance.TrustDomains {
+		field := fmt.Sprintf("issuance.trust_domains[%d]", n)
+		if t.Bundle == "" {
+			p.add(field, "lacks bundle: without it no SVID can be verified; set it")
+		}
+		if t.TrustDomain == "" || len(t.TrustDomain) > 255 || strings.Trim(t.TrustDomain, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
+			p.add(field, "has trust_domain %q: want its name alone, of a-z, 0-9 and .-_, without spiffe:// and path", t.TrustDomain)
+		}
+		if seen[t.TrustDomain] {
+			p.add(field, "names %q a second time: bundles are never merged; keep one", t.TrustDomain)
+		}
+		seen[t.TrustDomain] = true
+		checkKeys(p, field, "bundle", t.Bundle, t.Local)
+	}
+}
+
+// checkKeys checks where the keys of a trusted party come from.
+func checkKeys(p *problems, field, name, raw string, local bool) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.User != nil:
+		p.add(field, "has a %s that is no URL without user: write https://HOST/PATH or file:///PATH", name)
+	case u.Scheme == "https", u.Scheme == "file", raw == "":
+	case u.Scheme == "http" && local && loopback(u.Hostname()):
+	default:
+		p.add(field, "has %s %q: keys must come by https or file; http only for a local issuer on loopback", name, raw)
 	}
 }
 

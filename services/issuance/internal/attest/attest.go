@@ -1,13 +1,16 @@
 // Package attest checks the proofs by which workloads show who they are: OIDC
-// tokens of the issuers in the configuration. Only issuance imports it.
+// tokens of the issuers, and SPIFFE JWT-SVIDs of the trust domains in the
+// configuration. Only issuance imports it.
 //
-// A token is trusted because a key of its configured issuer signed it, never
-// because of anything it says about keys: jku, x5u, jwk and x5c headers are not
-// read. The same token may prove a workload again until it expires or is ten
+// A token is trusted because a key of its configured issuer or trust domain signed
+// it, never because of anything it says about keys: jku, x5u, jwk and x5c headers are
+// not read, and make a JWT-SVID be refused. A token whose subject is a SPIFFE ID is
+// judged by the bundle of that ID's trust domain alone, whatever its iss says. The same token may prove a workload again until it expires or is ten
 // minutes old, never after; what is issued on it is bounded by its own life.
 package attest
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -20,6 +23,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	json "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
 )
@@ -28,7 +32,11 @@ import (
 var (
 	ErrMalformed     = errors.New("the attestation is not a canonical compact JWS with unique JSON members")
 	ErrUnknownIssuer = errors.New("the attestation's issuer is not among the trusted issuers")
-	ErrAlgorithm     = errors.New("the attestation's algorithm is not RS256, ES256 or EdDSA, or not that of its key")
+	ErrUnknownDomain = errors.New("the SPIFFE ID's trust domain is not among the trusted ones")
+	ErrRevokedDomain = errors.New("the trust domain's bundle holds no keys: nothing of it is accepted")
+	ErrSPIFFEID      = errors.New("the attestation's subject is not the SPIFFE ID of a workload")
+	ErrHeader        = errors.New("the JWT-SVID has a header other than alg, kid and typ")
+	ErrAlgorithm     = errors.New("the attestation's algorithm is not one that is accepted for its kind")
 	ErrType          = errors.New("the attestation is another kind of token")
 	ErrUnknownKey    = errors.New("the attestation's key is not among its issuer's keys")
 	ErrSignature     = errors.New("the attestation's signature does not verify")
@@ -37,22 +45,25 @@ var (
 	ErrExpired       = errors.New("the attestation has expired")
 	ErrNotYet        = errors.New("the attestation is not valid yet")
 	ErrTooOld        = errors.New("the attestation was issued more than 10 minutes ago")
-	// ErrUnavailable: the issuer's keys cannot be read now. Trying again may help.
+	ErrTooLong       = errors.New("the JWT-SVID does not say when it was issued and is valid for more than an hour")
+	// ErrUnavailable: the issuer's keys or the trust domain's bundle cannot be read now.
+	// Trying again may help.
 	ErrUnavailable = errors.New("the issuer's keys cannot be read")
 )
 
 const (
 	leeway  = 5 * time.Second
 	maxAge  = 10 * time.Minute
-	maxSize = 16 << 10 // bytes of token text
+	maxLife = time.Hour // of a JWT-SVID without iat
+	maxSize = 16 << 10  // bytes of token text
 )
 
 // Attested is what a verified attestation proves.
 type Attested struct {
-	Issuer   string
-	Subject  string
-	ID       string // jti, may be empty
-	IssuedAt time.Time
+	Issuer   string    // of an SVID: "spiffe://" and the trust domain
+	Subject  string    // of an SVID: the whole SPIFFE ID
+	ID       string    // jti, may be empty
+	IssuedAt time.Time // zero when a JWT-SVID does not say
 	Expires  time.Time
 }
 
@@ -63,10 +74,22 @@ type Clients struct {
 	Local    *http.Client
 }
 
+// Config is whose attestations are accepted, and for whom they must be.
+type Config struct {
+	Issuers      []config.TrustedIssuer
+	TrustDomains []config.TrustDomain
+	// Audience is what tokens must be for where an issuer does not say otherwise.
+	Audience string
+	Clients  Clients
+	Now      func() time.Time
+}
+
 // Verifier is safe for concurrent use.
 type Verifier struct {
-	issuers map[string]*issuer
-	now     func() time.Time
+	issuers  map[string]*issuer
+	domains  map[spiffeid.TrustDomain]*domain
+	audience string
+	now      func() time.Time
 }
 
 type issuer struct {
@@ -74,50 +97,70 @@ type issuer struct {
 	keys     *keySet
 }
 
-// New checks the configured issuers. audience is what tokens must be for where an
-// issuer does not say otherwise.
-func New(trusted []config.TrustedIssuer, audience string, clients Clients, now func() time.Time) (*Verifier, error) {
-	v := &Verifier{issuers: make(map[string]*issuer, len(trusted)), now: now}
-	for _, t := range trusted {
-		if t.Issuer == "" {
-			return nil, errors.New("trusted issuer: issuer is empty")
-		}
-		if v.issuers[t.Issuer] != nil {
-			return nil, fmt.Errorf("trusted issuer %q: listed twice", t.Issuer)
-		}
-		src, err := newSource(t, clients)
-		if err != nil {
+// New checks the configuration. Nothing is read before the first attestation.
+func New(c Config) (*Verifier, error) {
+	v := &Verifier{issuers: make(map[string]*issuer, len(c.Issuers)), domains: make(map[spiffeid.TrustDomain]*domain, len(c.TrustDomains)),
+		audience: c.Audience, now: c.Now}
+	for _, t := range c.Issuers {
+		if err := v.addIssuer(t, c); err != nil {
 			return nil, fmt.Errorf("trusted issuer %q: %w", t.Issuer, err)
 		}
-		aud := t.Audience
-		if aud == "" {
-			aud = audience
+	}
+	for _, t := range c.TrustDomains {
+		if err := v.addDomain(t, c); err != nil {
+			return nil, fmt.Errorf("trust domain %q: %w", t.TrustDomain, err)
 		}
-		if aud == "" {
-			return nil, fmt.Errorf("trusted issuer %q: no audience", t.Issuer)
-		}
-		v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, now)}
 	}
 	return v, nil
 }
 
-// Issuers lists the trusted issuers, sorted.
+func (v *Verifier) addIssuer(t config.TrustedIssuer, c Config) error {
+	switch {
+	case t.Issuer == "":
+		return errors.New("issuer is empty")
+	case v.issuers[t.Issuer] != nil:
+		return errors.New("listed twice")
+	}
+	src, err := newSource(t.JWKS, t.Local, c.Clients)
+	if err != nil {
+		return err
+	}
+	aud := cmp.Or(t.Audience, c.Audience)
+	if aud == "" {
+		return errors.New("no audience")
+	}
+	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, c.Now)}
+	return nil
+}
+
+// Issuers lists the trusted issuers and, as "spiffe://" and name, the trust domains,
+// sorted.
 func (v *Verifier) Issuers() []string {
-	out := make([]string, 0, len(v.issuers))
+	out := make([]string, 0, len(v.issuers)+len(v.domains))
 	for i := range v.issuers {
 		out = append(out, i)
+	}
+	for d := range v.domains {
+		out = append(out, d.IDString())
 	}
 	slices.Sort(out)
 	return out
 }
 
-// Verify checks raw as RFC 7519 section 7.2 and RFC 8725 ask: canonical text, iss
-// byte for byte, alg of the allow-list and of the key, signature, sole audience,
-// times with 5 s leeway, at most 10 minutes since iat. Errors wrap one of the
-// errors of this package.
+// Verify checks raw as RFC 7519 section 7.2 and RFC 8725 ask: canonical text, alg of
+// the allow-list and of the key, signature, sole audience, times with 5 s leeway, at
+// most 10 minutes since iat. A token whose sub is a SPIFFE ID is checked as a JWT-SVID
+// (its specification, sections 2 to 4), any other as an OIDC token of the issuer that
+// iss names byte for byte. Errors wrap one of the errors of this package.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 	h, c, err := parse(raw)
 	if err != nil {
+		return Attested{}, err
+	}
+	if claimsSPIFFE(c.Subject) {
+		return v.verifySVID(ctx, raw, h, c)
+	}
+	if err := h.check(); err != nil {
 		return Attested{}, err
 	}
 	iss := v.issuers[c.Issuer]
@@ -128,16 +171,27 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 	if err != nil {
 		return Attested{}, err
 	}
-	jws, err := jose.ParseSignedCompact(raw, algorithms)
-	if err != nil {
-		return Attested{}, ErrMalformed
+	if err := verifySignature(raw, algorithms, key); err != nil {
+		return Attested{}, err
 	}
-	if _, err := jws.Verify(key); err != nil {
-		return Attested{}, ErrSignature
+	if c.IssuedAt == nil {
+		return Attested{}, fmt.Errorf("%w: iat", ErrClaims)
 	}
 	return c.check(iss.audience, v.now())
 }
 
+func verifySignature(raw string, allowed []jose.SignatureAlgorithm, key any) error {
+	jws, err := jose.ParseSignedCompact(raw, allowed)
+	if err != nil {
+		return ErrMalformed
+	}
+	if _, err := jws.Verify(key); err != nil {
+		return ErrSignature
+	}
+	return nil
+}
+
+// algorithms of OIDC tokens.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.EdDSA}
 
 type header struct {
@@ -145,6 +199,20 @@ type header struct {
 	KeyID     string         `json:"kid"`
 	Type      string         `json:"typ"`
 	Critical  jsontext.Value `json:"crit"`
+
+	Others map[string]jsontext.Value `json:",embed"`
+}
+
+// check applies the rules for headers of OIDC tokens.
+func (h header) check() error {
+	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Algorithm)) {
+		return fmt.Errorf("%w: want RS256, ES256 or EdDSA", ErrAlgorithm)
+	}
+	switch strings.TrimPrefix(strings.ToLower(h.Type), "application/") {
+	case "", "jwt", "jose":
+		return nil
+	}
+	return ErrType
 }
 
 type claims struct {
@@ -205,17 +273,6 @@ func parse(raw string) (header, claims, error) {
 	if h.Critical != nil {
 		return h, c, fmt.Errorf("%w: critical header extensions are not supported", ErrMalformed)
 	}
-	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Algorithm)) {
-		return h, c, ErrAlgorithm
-	}
-	switch strings.ToLower(strings.TrimPrefix(strings.ToLower(h.Type), "application/")) {
-	case "", "jwt", "jose":
-	default:
-		return h, c, ErrType
-	}
-	if len(decoded[2]) == 0 {
-		return h, c, ErrSignature
-	}
 	if err := json.Unmarshal(decoded[1], &c); err != nil {
 		return h, c, fmt.Errorf("%w: claims", ErrMalformed)
 	}
@@ -229,18 +286,19 @@ func (c claims) check(audience string, now time.Time) (Attested, error) {
 		return Attested{}, fmt.Errorf("%w: sub", ErrClaims)
 	case c.Expires == nil:
 		return Attested{}, fmt.Errorf("%w: exp", ErrClaims)
-	case c.IssuedAt == nil:
-		return Attested{}, fmt.Errorf("%w: iat", ErrClaims)
 	case len(c.Audience) != 1 || c.Audience[0] != audience:
 		return Attested{}, fmt.Errorf("%w: want %q as its only aud", ErrAudience, audience)
 	}
-	a := Attested{Issuer: c.Issuer, Subject: c.Subject, ID: c.ID, IssuedAt: c.IssuedAt.time(), Expires: c.Expires.time()}
+	a := Attested{Issuer: c.Issuer, Subject: c.Subject, ID: c.ID, Expires: c.Expires.time()}
+	if c.IssuedAt != nil {
+		a.IssuedAt = c.IssuedAt.time()
+	}
 	switch {
 	case !now.Add(-leeway).Before(a.Expires):
 		return Attested{}, ErrExpired
-	case now.Add(leeway).Before(a.IssuedAt), c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.time()):
+	case c.IssuedAt != nil && now.Add(leeway).Before(a.IssuedAt), c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.time()):
 		return Attested{}, ErrNotYet
-	case now.Add(-maxAge - leeway).After(a.IssuedAt):
+	case c.IssuedAt != nil && now.Add(-maxAge-leeway).After(a.IssuedAt):
 		return Attested{}, ErrTooOld
 	}
 	return a, nil

@@ -75,8 +75,8 @@ func newWorld(t *testing.T) *world {
 		_, _ = rw.Write(w.jwks.Load().([]byte))
 	}))
 	t.Cleanup(srv.Close)
-	w.v, err = attest.New([]config.TrustedIssuer{{Issuer: iss, JWKS: srv.URL, Local: true}}, aud,
-		attest.Clients{Local: attest.LoopbackClient()}, w.clock.now)
+	w.v, err = attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: srv.URL, Local: true}}, Audience: aud,
+		Clients: attest.Clients{Local: attest.LoopbackClient()}, Now: w.clock.now})
 	require.NoError(t, err)
 	return w
 }
@@ -272,7 +272,7 @@ func TestKeySetsThatAreRefused(t *testing.T) {
 		b, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(path, b, 0o600))
-		v, err := attest.New([]config.TrustedIssuer{{Issuer: iss, JWKS: "file://" + path}}, aud, attest.Clients{}, w.clock.now)
+		v, err := attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: "file://" + path}}, Audience: aud, Now: w.clock.now})
 		require.NoError(t, err)
 		_, err = v.Verify(context.Background(), w.sign(jose.ES256, w.ec, "ec", "JWT", good()))
 		require.Error(t, err, name)
@@ -287,7 +287,7 @@ func TestConfigurationThatIsRefused(t *testing.T) {
 		"file with a host": {{Issuer: iss, JWKS: "file://etc/passwd"}},
 		"no scheme":        {{Issuer: iss, JWKS: "jwks.json"}},
 	} {
-		_, err := attest.New(list, aud, attest.Clients{Outbound: http.DefaultClient, Local: attest.LoopbackClient()}, time.Now)
+		_, err := attest.New(attest.Config{Issuers: list, Audience: aud, Clients: attest.Clients{Outbound: http.DefaultClient, Local: attest.LoopbackClient()}, Now: time.Now})
 		require.Error(t, err, name)
 	}
 }

@@ -14,14 +14,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	json "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/lanyard-nhi/lanyard/services/internal/config"
 )
 
 const (
@@ -34,28 +31,30 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
-// source reads a JWK Set.
+// source reads a JWK Set or a SPIFFE bundle.
 type source func(ctx context.Context) ([]byte, error)
 
-func newSource(t config.TrustedIssuer, clients Clients) (source, error) {
-	u, err := url.Parse(t.JWKS)
+// newSource reads from a file or an endpoint; local ones may be http on loopback.
+func newSource(target string, local bool, clients Clients) (source, error) {
+	u, err := url.Parse(target)
 	if err != nil {
-		return nil, fmt.Errorf("parse jwks: %w", err)
+		return nil, fmt.Errorf("parse URL of keys: %w", err)
 	}
 	switch {
+	case u.User != nil:
 	case u.Scheme == "file" && u.Host == "" && u.Path != "":
 		return func(context.Context) ([]byte, error) { return readFile(u.Path) }, nil
-	case u.Scheme == "https" && u.Host != "", u.Scheme == "http" && u.Host != "" && t.Local:
+	case u.Scheme == "https" && u.Host != "", u.Scheme == "http" && u.Host != "" && local:
 		client := clients.Outbound
-		if t.Local {
+		if local {
 			client = clients.Local
 		}
 		if client == nil {
-			return nil, errors.New("no HTTP client to read jwks with")
+			return nil, errors.New("no HTTP client to read keys with")
 		}
-		return func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, t.JWKS) }, nil
+		return func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, target) }, nil
 	}
-	return nil, errors.New("jwks must be an https URL, a file:///path, or http on loopback for a local issuer")
+	return nil, errors.New("keys must be at an https URL without user, in a file:///path, or at http on loopback when local")
 }
 
 func readFile(path string) ([]byte, error) {
@@ -126,88 +125,50 @@ type key struct {
 	public  any
 }
 
-// keySet caches one issuer's keys. It is read again after refreshAfter, and at once
-// when a token names a key it does not hold, but not more often than retryAfter.
-type keySet struct {
-	read source
-	now  func() time.Time
+// keySet caches one issuer's keys.
+type keySet struct{ cached[[]key] }
 
-	mu      sync.RWMutex
-	keys    []key
-	fetched time.Time // when keys were read
-
-	reading sync.Mutex // held while reading; guards tried and failure
-	tried   time.Time
-	failure error
+func newKeySet(read source, now func() time.Time) *keySet {
+	return &keySet{cached[[]key]{now: now, read: func(ctx context.Context, _ []key) ([]key, error) {
+		b, err := read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return parseKeySet(b)
+	}}}
 }
-
-func newKeySet(read source, now func() time.Time) *keySet { return &keySet{read: read, now: now} }
 
 // find is the key with that id and algorithm. Without a kid the set must hold
 // exactly one key for the algorithm.
 func (s *keySet) find(ctx context.Context, kid, alg string) (any, error) {
-	k, held, age := s.lookup(kid, alg)
-	if k != nil && age < refreshAfter {
-		return k, nil
-	}
-	err := s.refresh(ctx, held, k == nil || age >= staleAfter)
-	if k, _, age = s.lookup(kid, alg); k != nil && age < staleAfter {
-		return k, nil
-	}
-	if err != nil {
+	var found any
+	_, ok, err := s.get(ctx, func([]key) time.Duration { return refreshAfter }, func(keys []key) bool {
+		found = pick(keys, kid, func(k key) bool { return k.alg == alg })
+		return found != nil
+	})
+	switch {
+	case ok:
+		return found, nil
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil, ErrUnknownKey
 }
 
-func (s *keySet) lookup(kid, alg string) (found any, fetched time.Time, age time.Duration) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+// pick is the only key with that id, or with any id when kid is empty, that fits; nil
+// when there is none or more than one.
+func pick(keys []key, kid string, fits func(key) bool) (found any) {
 	n := 0
-	for _, k := range s.keys {
-		if k.alg == alg && (kid == "" || k.id == kid) {
+	for _, k := range keys {
+		if (kid == "" || k.id == kid) && fits(k) {
 			found = k.public
 			n++
 		}
 	}
 	if n != 1 {
-		found = nil
-	}
-	return found, s.fetched, s.now().Sub(s.fetched)
-}
-
-// refresh reads the set again unless somebody did since held, or tried just now.
-// Without wait it leaves the work to whoever is at it already.
-func (s *keySet) refresh(ctx context.Context, held time.Time, wait bool) error {
-	if wait {
-		s.reading.Lock()
-	} else if !s.reading.TryLock() {
 		return nil
 	}
-	defer s.reading.Unlock()
-	s.mu.RLock()
-	newer := s.fetched.After(held)
-	s.mu.RUnlock()
-	if newer {
-		return nil
-	}
-	now := s.now()
-	if !s.tried.IsZero() && now.Sub(s.tried) < retryAfter {
-		return s.failure
-	}
-	s.tried = now
-	b, err := s.read(ctx)
-	var keys []key
-	if err == nil {
-		keys, err = parseKeySet(b)
-	}
-	if s.failure = err; err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.keys, s.fetched = keys, now
-	s.mu.Unlock()
-	return nil
+	return found
 }
 
 // parseKeySet reads the verification keys of a JWK Set (RFC 7517 section 5). Keys
