@@ -228,7 +228,11 @@ type claims struct {
 // number is a NumericDate (RFC 7519 section 2): seconds, perhaps with a fraction.
 type number float64
 
-func (n number) time() time.Time { return time.UnixMilli(int64(float64(n) * 1000)) }
+// time is kept between 1970 and 9999, so that no number overflows.
+func (n number) time() time.Time {
+	const year9999 = 253402300799
+	return time.UnixMilli(int64(max(0, min(float64(n), year9999)) * 1000))
+}
 
 // audiences is a string or an array of strings.
 type audiences []string
