@@ -24,6 +24,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/internal/state"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/api"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/authzen"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
@@ -78,6 +79,9 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}
 	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
+	if err := decisions(mux, env, issuer, authzen.Identities{Loader: identities, Inventory: index, Ledger: dead}); err != nil {
+		return service.Service{}, fmt.Errorf("build issuance: %w", err)
+	}
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
 	return service.Service{
 		Name:     Name,
@@ -93,6 +97,22 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		},
 		HTTP: mux,
 	}, nil
+}
+
+// decisions adds the AuthZEN API, by the policy that is in force.
+func decisions(mux *http.ServeMux, env service.Env, issuer *url.URL, i authzen.Identities) error {
+	secret, err := env.Keys.LineageKey()
+	if err != nil {
+		return err
+	}
+	pages, err := authzen.NewPages(secret)
+	if err != nil {
+		return err
+	}
+	i.Policy = func() authzen.Policy { return authzen.Builtin{} }
+	i.KillSet, i.Namer, i.Now = env.Guard, env.Namer, env.Now
+	(&authzen.Server{Issuer: issuer, Open: i.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
+	return nil
 }
 
 // sampled keeps strangers who knock from filling the log: ten alike a second are

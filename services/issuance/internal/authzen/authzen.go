@@ -4,8 +4,9 @@
 //
 // Server knows the protocol, not the policies: it reads requests, asks a View, and
 // writes answers. Identities makes the View over the registry: no policy can permit
-// what is not registered, not active or under a revocation. A denial is an answer (200 and "decision": false); a status other
-// than 200 says that there was no decision, and an enforcement point must then refuse.
+// what is not registered, not active or under a revocation. A denial is an answer (200
+// and "decision": false); a status other than 200 says that there was no decision, and
+// an enforcement point must then refuse.
 package authzen
 
 import (
