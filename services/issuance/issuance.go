@@ -95,7 +95,8 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 			events.TypeCredentialRequested, events.TypeCredentialIssued, events.TypeCredentialDenied,
 			events.TypeDelegationCreated, events.TypeTokenExchanged,
 		},
-		HTTP: mux,
+		HTTP:               mux,
+		ClientCertificates: len(cfg.TrustDomains) > 0,
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -273,9 +274,10 @@ func (r *Running) serve() error {
 		return err
 	}
 	handlers := map[string]http.Handler{"debug": debugHandler(r.readiness, r.env.Metrics, r.env.Config.Debug.Pprof)}
+	asks := map[string]bool{}
 	for _, s := range r.services {
 		if s.HTTP != nil {
-			handlers[s.Name] = s.HTTP
+			handlers[s.Name], asks[s.Name] = s.HTTP, s.ClientCertificates
 		}
 	}
 	for name, h := range handlers {
@@ -288,6 +290,9 @@ func (r *Running) serve() error {
 		serve := s.Serve
 		if conf != nil {
 			s.TLSConfig = conf.Clone() // a server changes its own
+			if asks[name] {
+				s.TLSConfig.ClientAuth = tls.RequestClientCert
+			}
 			serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
 		}
 		r.http = append(r.http, s)

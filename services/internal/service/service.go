@@ -62,6 +62,9 @@ type Service struct {
 	Sweep     bool          // see bus.Spec
 	Points    []Enforcement // enforcement points it runs beside the process's own guard
 	HTTP      http.Handler  // served at config's address for this service; nil: none
+	// ClientCertificates has HTTP ask clients over TLS for a certificate. They need none,
+	// and the handshake proves only that they hold its key: the service verifies it.
+	ClientCertificates bool
 	// Close releases what New opened. It is called once, after handlers, tasks and
 	// HTTP have ended. Optional.
 	Close func() error

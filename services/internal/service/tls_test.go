@@ -60,7 +60,12 @@ func TestTLSListeners(t *testing.T) {
 	c := testConfig(t)
 	c.Issuer.URL, c.Issuer.JWKS, c.Guard.Audience = "https://127.0.0.1:9", "", ""
 	c.TLS.Cert, c.TLS.Key = certificate(t, dir, 1)
-	r := startToys(t, service.RunOptions{Name: service.UserAll, Config: c.Complete(), Embed: embedded.Servers}, gamma)
+	r := startToys(t, service.RunOptions{Name: service.UserAll, Config: c.Complete(), Embed: embedded.Servers},
+		func(env service.Env) (service.Service, error) {
+			s, err := gamma(env)
+			s.ClientCertificates = true
+			return s, err
+		})
 	if !strings.HasPrefix(r.URL("revocation"), "https://") {
 		t.Fatalf("URL %s", r.URL("revocation"))
 	}
@@ -74,6 +79,21 @@ func TestTLSListeners(t *testing.T) {
 	}
 	if got := serial(); got != 1 {
 		t.Errorf("serial %d", got)
+	}
+	asks := func(listener string) (asked bool) {
+		conn, err := tls.Dial("tcp", r.Addr(listener), &tls.Config{InsecureSkipVerify: true,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				asked = true
+				return &tls.Certificate{}, nil
+			}})
+		if err != nil {
+			t.Fatalf("without a certificate at %s: %v", listener, err)
+		}
+		_ = conn.Close()
+		return asked
+	}
+	if !asks("revocation") || asks("debug") {
+		t.Error("a certificate is asked for by the service that wants it, and by no other")
 	}
 	h2 := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	answer, err := h2.Get(r.URL("debug") + "/livez")
