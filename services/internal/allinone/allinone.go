@@ -100,6 +100,8 @@ func Start(ctx context.Context, o Options) (_ *System, err error) {
 	c.Issuance.Trusted = append(slices.Clone(c.Issuance.Trusted),
 		config.TrustedIssuer{Issuer: operator.Issuer, JWKS: "file://" + absolute(ring.OperatorJWKSPath())},
 		config.TrustedIssuer{Issuer: s.Endpoints.LocalOIDC, JWKS: s.Endpoints.LocalOIDC + "/jwks", Local: true})
+	c.Issuance.TrustDomains = append(slices.Clone(c.Issuance.TrustDomains),
+		config.TrustDomain{TrustDomain: oidc.TrustDomain, Bundle: s.Endpoints.LocalOIDC + oidc.BundlePath, Local: true})
 	for _, u := range []string{c.NATS.URL, c.Redis.URL} {
 		if u != "" {
 			o.Say("connecting to %s", operator.WithoutPassword(u))
@@ -149,7 +151,7 @@ func (s *System) startOIDC(ctx context.Context, c config.Config) error {
 	}
 	s.Endpoints.LocalOIDC = "http://" + l.Addr().String()
 	h, err := oidc.New(oidc.Config{URL: s.Endpoints.LocalOIDC, SecretFile: filepath.Join(c.Keys, "local-issuer.secret"),
-		KeyFile: filepath.Join(c.Keys, "local-issuer.jwk"), Now: time.Now})
+		KeyFile: filepath.Join(c.Keys, "local-issuer.jwk"), SVIDKeyFile: filepath.Join(c.Keys, "local-spiffe.jwk"), Now: time.Now})
 	if err == nil {
 		err = os.WriteFile(memory, []byte(l.Addr().String()+"\n"), 0o600)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/internal/embedded/oidc"
 	"github.com/spf13/cobra"
 )
 
@@ -139,7 +140,11 @@ func identityDeclare(o *options) *cobra.Command {
 				if len(list) != 1 || a.ends.LocalOIDC == "" {
 					return usage("--attest-local needs one identity and a Lanyard that runs the development issuer")
 				}
-				list[0].Attestation = append(list[0].Attestation, events.Attestation{Issuer: a.ends.LocalOIDC, Subject: s})
+				by := a.ends.LocalOIDC
+				if strings.HasPrefix(s, "spiffe://") {
+					by = "spiffe://" + oidc.TrustDomain
+				}
+				list[0].Attestation = append(list[0].Attestation, events.Attestation{Issuer: by, Subject: s})
 			}
 			for _, d := range list {
 				var got identityRecord

@@ -115,8 +115,10 @@ func provisionCommand(o *options) *cobra.Command {
 func localIssuerCommand(o *options) *cobra.Command {
 	var listen string
 	c := &cobra.Command{
-		Use: "local-issuer", Short: "Serve the development OIDC issuer on loopback, until Ctrl-C", Args: exactArgs(0, "no arguments"),
-		Long:    "Vouches for any subject to whoever knows DATA/keys/local-issuer.secret. For development only.",
+		Use: "local-issuer", Short: "Serve the development OIDC issuer and SPIFFE CA on loopback, until Ctrl-C", Args: exactArgs(0, "no arguments"),
+		Long: `Vouches to whoever knows DATA/keys/local-issuer.secret: for any subject with an OIDC
+token (POST /token), and for any ID below spiffe://lanyard.local/ with a JWT-SVID (POST
+/spiffe/svid; bundle at /spiffe/bundle). For development only.`,
 		Example: "  lanyard local-issuer --data lanyard-deployment/operator --listen 127.0.0.1:9087",
 		RunE: func(c *cobra.Command, _ []string) error {
 			l, err := (&net.ListenConfig{}).Listen(c.Context(), "tcp", listen)
@@ -124,7 +126,7 @@ func localIssuerCommand(o *options) *cobra.Command {
 				return fmt.Errorf("listen: %w", err)
 			}
 			h, err := oidc.New(oidc.Config{URL: "http://" + l.Addr().String(), SecretFile: filepath.Join(o.data, "keys", "local-issuer.secret"),
-				KeyFile: filepath.Join(o.data, "keys", "local-issuer.jwk"), Now: time.Now})
+				KeyFile: filepath.Join(o.data, "keys", "local-issuer.jwk"), SVIDKeyFile: filepath.Join(o.data, "keys", "local-spiffe.jwk"), Now: time.Now})
 			if err != nil {
 				return errors.Join(err, l.Close())
 			}

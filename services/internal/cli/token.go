@@ -44,7 +44,7 @@ type tokenFlags struct {
 func (t *tokenFlags) register(c *cobra.Command, who string) {
 	f := c.Flags()
 	f.StringVar(&t.assertion, "assertion", "", "file with "+who+"'s OIDC token; '-' reads standard input")
-	f.StringVar(&t.local, "local", "", "let the local development issuer vouch for this subject instead")
+	f.StringVar(&t.local, "local", "", "let the local development issuer vouch for this subject, or spiffe://lanyard.local/ ID, instead")
 	f.StringVar(&t.tenant, "tenant", "", "tenant, when the subject is bound in several")
 	f.StringVar(&t.task, "task", "", "id of the task (required)")
 	f.StringVar(&t.purpose, "purpose", "", "what for (required)")
@@ -86,7 +86,8 @@ func (t *tokenFlags) proof(ctx context.Context, o *options, ends endpoints, stdi
 	return "", usage("prove the workload: pass --assertion FILE, or --local SUBJECT for development")
 }
 
-// localProof asks the local development issuer for a token of subject.
+// localProof asks the local development issuer for a token of subject, or for a
+// JWT-SVID when it is a SPIFFE ID.
 func localProof(ctx context.Context, data string, ends endpoints, subject string) (string, error) {
 	if ends.LocalOIDC == "" {
 		return "", errors.New("ask local issuer: this Lanyard runs none; pass --assertion FILE")
@@ -96,7 +97,11 @@ func localProof(ctx context.Context, data string, ends endpoints, subject string
 		return "", fmt.Errorf("ask local issuer: %w", err)
 	}
 	form := url.Values{"client_id": {"local"}, "client_secret": {strings.TrimSpace(string(secret))}, "sub": {subject}, "aud": {ends.Issuer}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, ends.LocalOIDC+"/token", strings.NewReader(form.Encode()))
+	path := "/token"
+	if strings.HasPrefix(subject, "spiffe://") {
+		path = "/spiffe/svid"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, ends.LocalOIDC+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", fmt.Errorf("ask local issuer: %w", err)
 	}
@@ -108,16 +113,17 @@ func localProof(ctx context.Context, data string, ends endpoints, subject string
 	defer resp.Body.Close()
 	var t struct {
 		IDToken string `json:"id_token"`
-		Access  string `json:"access_token"`
+		SVID    string `json:"svid"`
+		Problem string `json:"error_description"`
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return "", fmt.Errorf("ask local issuer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK || json.Unmarshal(b, &t) != nil || t.IDToken == "" {
-		return "", fmt.Errorf("ask local issuer: it answered %d", resp.StatusCode)
+	if err := json.Unmarshal(b, &t); err != nil || resp.StatusCode != http.StatusOK || t.IDToken+t.SVID == "" {
+		return "", fmt.Errorf("ask local issuer: it answered %d: %s", resp.StatusCode, clean(t.Problem))
 	}
-	return t.IDToken, nil
+	return t.IDToken + t.SVID, nil
 }
 
 // readToken reads a token from a file, or from stdin for "-".
@@ -150,7 +156,8 @@ func tokenIssue(o *options) *cobra.Command {
 		Use: "issue", Short: "Get a task credential for a workload that proves itself", Args: exactArgs(0, "no arguments"),
 		Example: `  lanyard token issue --assertion "$ACTIONS_ID_TOKEN_FILE" --task build-17 --purpose "publish build" \
       --scope artifacts.write --audience https://artifacts.acme.example
-  lanyard token issue --local orchestrator --task t1 --purpose "try it"`,
+  lanyard token issue --local orchestrator --task t1 --purpose "try it"
+  lanyard token issue --local spiffe://lanyard.local/agents/bot --task t1 --purpose "try it"`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ends, err := readEndpoints(o.data)
 			if err != nil {

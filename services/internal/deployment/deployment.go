@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
+	"github.com/lanyard-nhi/lanyard/services/internal/embedded/oidc"
 	"github.com/lanyard-nhi/lanyard/services/internal/keys"
 	"github.com/lanyard-nhi/lanyard/services/internal/operator"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
@@ -191,7 +192,7 @@ func (p *place) process(name string, ring *keys.Ring) error {
 		c.NATS.Monitor = fmt.Sprintf("http://127.0.0.1:%d", p.monitorPort())
 	}
 	if name == "issuance" {
-		c.Issuance.Trusted = p.trusted()
+		c.Issuance.Trusted, c.Issuance.TrustDomains = p.trusted()
 	}
 	b, err := yaml.Marshal(c)
 	if err != nil {
@@ -208,15 +209,16 @@ func (p *place) process(name string, ring *keys.Ring) error {
 	return p.copyKeys(name, ring)
 }
 
-// trusted are the issuers whose tokens attest: the operator's key, and for
-// development the local one.
-func (p *place) trusted() []config.TrustedIssuer {
-	list := []config.TrustedIssuer{{Issuer: operator.Issuer, JWKS: "file://" + p.inside("issuance", "keys/operator.jwks.json")}}
+// trusted are the issuers and trust domains whose tokens attest: the operator's key,
+// and for development the local ones.
+func (p *place) trusted() (list []config.TrustedIssuer, domains []config.TrustDomain) {
+	list = []config.TrustedIssuer{{Issuer: operator.Issuer, JWKS: "file://" + p.inside("issuance", "keys/operator.jwks.json")}}
 	if p.o.LocalOIDC {
 		u := fmt.Sprintf("http://127.0.0.1:%d", p.oidcPort())
 		list = append(list, config.TrustedIssuer{Issuer: u, JWKS: u + "/jwks", Local: true})
+		domains = append(domains, config.TrustDomain{TrustDomain: oidc.TrustDomain, Bundle: u + oidc.BundlePath, Local: true})
 	}
-	return list
+	return list, domains
 }
 
 // keyFiles are the files of the key ring that each process gets beside its own NATS

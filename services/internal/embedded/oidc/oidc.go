@@ -1,7 +1,9 @@
-// Package oidc is a small OIDC issuer for local development: whoever holds the client
-// secret gets an ID token for any subject. It serves loopback only and must never be
-// trusted in production, where workloads have an issuer of their own (Kubernetes,
-// GitHub Actions, a cloud). Only the all-in-one and tests import it.
+// Package oidc is a small OIDC issuer and SPIFFE CA for local development: whoever
+// holds the client secret gets an ID token for any subject, or a JWT-SVID for any ID
+// of the trust domain lanyard.local. It serves loopback only and must never be trusted
+// in production, where workloads have an issuer of their own (Kubernetes, GitHub
+// Actions, a cloud, SPIRE). Only the all-in-one, the
+// command, what it deploys and tests import it.
 package oidc
 
 import (
@@ -39,7 +41,7 @@ const (
 	maxBody    = 16 << 10
 )
 
-// Config of the issuer. All fields are required.
+// Config of the issuer. All fields but SVIDKeyFile are required.
 type Config struct {
 	// URL is its "iss" and base: http on a loopback address, without path.
 	URL string
@@ -48,19 +50,26 @@ type Config struct {
 	SecretFile string
 	// KeyFile holds the private ES256 JWK; it is made (0600) when it is missing.
 	KeyFile string
-	Now     func() time.Time
+	// SVIDKeyFile is the same for JWT-SVIDs. Another file: a key that signs ID tokens for
+	// any subject must not sign for a trust domain. Empty: no SVIDs.
+	SVIDKeyFile string
+	Now         func() time.Time
 }
 
 type issuer struct {
 	Config
 	signer token.Signer
 	jwks   []byte
+	svid   token.Signer
+	bundle []byte
 }
 
 // New makes the issuer's handler: GET /.well-known/openid-configuration, GET /jwks and
 // POST /token. The last takes the client secret (HTTP Basic with user "local", or
 // client_id and client_secret in the form) and a form with sub, aud and optionally ttl
-// in seconds, and answers {"id_token", "token_type": "N_A", "expires_in"}.
+// in seconds, and answers {"id_token", "token_type": "N_A", "expires_in"}. With an
+// SVIDKeyFile also GET /spiffe/bundle, the trust domain's bundle, and POST /spiffe/svid,
+// which takes what POST /token takes and answers {"svid", "expires_in"}.
 func New(cfg Config) (http.Handler, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Scheme != "http" || !loopback(u.Host) || u.Path != "" || u.RawQuery != "" {
@@ -80,10 +89,17 @@ func New(cfg Config) (http.Handler, error) {
 	if _, err := s.secret(); err != nil {
 		return nil, fmt.Errorf("make local issuer: %w", err)
 	}
+	if err := s.openCA(); err != nil {
+		return nil, fmt.Errorf("make local SPIFFE CA: %w", err)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", s.metadata)
 	mux.HandleFunc("GET /jwks", s.keys)
 	mux.HandleFunc("POST /token", s.token)
+	if s.bundle != nil {
+		mux.HandleFunc("GET /spiffe/bundle", s.serveBundle)
+		mux.HandleFunc("POST /spiffe/svid", s.serveSVID)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A page in a browser that resolves its own name to 127.0.0.1 gets no further.
 		if !loopback(r.Host) {
@@ -185,42 +201,69 @@ func (s *issuer) keys(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(s.jwks)
 }
 
-func (s *issuer) token(w http.ResponseWriter, r *http.Request) {
+// ask is what the holder of the client secret wants to be vouched for.
+type ask struct {
+	sub, aud string
+	ttl      time.Duration
+}
+
+// read reads an ask, or answers why it is none.
+func (s *issuer) read(w http.ResponseWriter, r *http.Request) (a ask, ok bool) {
 	form, err := readForm(w, r)
 	if err != nil {
 		fail(w, http.StatusBadRequest, "invalid_request", err.Error())
-		return
+		return a, false
 	}
 	if !s.authentic(r, form) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="lanyard local issuer"`)
 		fail(w, http.StatusUnauthorized, "invalid_client", "send the client secret of the local issuer (user "+Client+")")
-		return
+		return a, false
 	}
-	sub, aud, ttl := form.Get("sub"), form.Get("aud"), defaultTTL
-	if sub == "" || aud == "" {
+	a = ask{form.Get("sub"), form.Get("aud"), defaultTTL}
+	if a.sub == "" || a.aud == "" {
 		fail(w, http.StatusBadRequest, "invalid_request", "sub and aud are required")
-		return
+		return a, false
 	}
 	if t := form.Get("ttl"); t != "" {
 		n, err := strconv.ParseUint(t, 10, 16)
-		if ttl = time.Duration(n) * time.Second; err != nil || n == 0 || ttl > maxTTL {
+		if a.ttl = time.Duration(n) * time.Second; err != nil || n == 0 || a.ttl > maxTTL {
 			fail(w, http.StatusBadRequest, "invalid_request", fmt.Sprintf("ttl must be 1 to %d seconds", int(maxTTL.Seconds())))
-			return
+			return a, false
 		}
 	}
+	return a, true
+}
+
+// sign makes a token of the ask and extra, or answers why it cannot.
+func (s *issuer) sign(w http.ResponseWriter, by token.Signer, a ask, extra map[string]any) (text string, ok bool) {
 	id := make([]byte, 16)
 	if _, err := rand.Read(id); err != nil {
 		fail(w, http.StatusInternalServerError, "server_error", "no randomness")
-		return
+		return "", false
 	}
 	now := s.Now().Unix()
-	text, err := s.signer.Sign("JWT", map[string]any{"iss": s.URL, "sub": sub, "aud": aud,
-		"iat": now, "exp": now + int64(ttl.Seconds()), "jti": hex.EncodeToString(id)})
+	extra["sub"], extra["aud"], extra["jti"] = a.sub, a.aud, hex.EncodeToString(id)
+	extra["iat"], extra["exp"] = now, now+int64(a.ttl.Seconds())
+	text, err := by.Sign("JWT", extra)
 	if err != nil {
 		fail(w, http.StatusInternalServerError, "server_error", "the token could not be signed")
+		return "", false
+	}
+	return text, true
+}
+
+func (s *issuer) token(w http.ResponseWriter, r *http.Request) {
+	a, ok := s.read(w, r)
+	if !ok {
 		return
 	}
-	answer(w, http.StatusOK, map[string]any{"id_token": text, "token_type": "N_A", "expires_in": int64(ttl.Seconds())})
+	if strings.HasPrefix(a.sub, "spiffe:") {
+		fail(w, http.StatusBadRequest, "invalid_request", "a SPIFFE ID is proven by an SVID: ask at /spiffe/svid")
+		return
+	}
+	if text, ok := s.sign(w, s.signer, a, map[string]any{"iss": s.URL}); ok {
+		answer(w, http.StatusOK, map[string]any{"id_token": text, "token_type": "N_A", "expires_in": int64(a.ttl.Seconds())})
+	}
 }
 
 // authentic compares the client secret in constant time.
