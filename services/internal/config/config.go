@@ -108,6 +108,18 @@ type TrustedIssuer struct {
 	JWKS string `yaml:"jwks"`
 	// Audience is the expected "aud". Default the issuer URL of Lanyard.
 	Audience string `yaml:"audience"`
+	// Claims are what else a token must say, each with exactly this value; other tokens
+	// of the issuer attest nobody. Default none, which for an issuer that serves many
+	// customers lets only the subject tell them apart. A name is a path of members
+	// separated by /, with ~1 for a slash inside a member and ~0 for ~ (RFC 6901); a
+	// value is text, a number or a boolean, never a list or an object. Such as:
+	//   GitHub Actions, issuer https://token.actions.githubusercontent.com:
+	//     claims: {repository_owner: acme, repository_owner_id: "1234", ref: refs/heads/main}
+	//   GitLab, issuer https://gitlab.com:
+	//     claims: {namespace_path: acme, ref_protected: "true"}
+	//   Kubernetes, issuer as in the cluster's /.well-known/openid-configuration:
+	//     claims: {kubernetes.io/namespace: prod, kubernetes.io/serviceaccount/name: agent}
+	Claims map[string]string `yaml:"claims"`
 	// Local allows it on loopback and over http. Default false; for development only.
 	Local bool `yaml:"local"`
 }

@@ -145,6 +145,15 @@ func TestValidateRefuses(t *testing.T) {
 		"trusted twice": {func(c *Config) {
 			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "a", JWKS: "https://x/j"}, {Issuer: "a", JWKS: "https://y/j"}}
 		}, "trusted_issuers[1]", "keep one"},
+		"claim without value": {func(c *Config) {
+			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "a", JWKS: "https://x/j", Claims: map[string]string{"repository_owner": ""}}}
+		}, "trusted_issuers[0]", "and a value"},
+		"claim without name": {func(c *Config) {
+			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "a", JWKS: "https://x/j", Claims: map[string]string{"a//b": "x"}}}
+		}, "trusted_issuers[0]", "want a path"},
+		"claim badly escaped": {func(c *Config) {
+			c.Issuance.Trusted = []TrustedIssuer{{Issuer: "a", JWKS: "https://x/j", Claims: map[string]string{"a~2b": "x"}}}
+		}, "trusted_issuers[0]", "want a path"},
 		"domain without bundle": {func(c *Config) { c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "a"}} }, "trust_domains[0]", "set it"},
 		"domain with scheme": {func(c *Config) {
 			c.Issuance.TrustDomains = []TrustDomain{{TrustDomain: "spiffe://a", Bundle: "file:///x"}}
@@ -277,4 +286,41 @@ func normal(c Config) Config {
 		}
 	}
 	return c
+}
+
+// Claims are read as the example writes them.
+func TestClaimsOfTrustedIssuers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lanyard.yaml")
+	text := "issuance: {trusted_issuers: [{issuer: a, jwks: 'https://x/j', claims: {repository_owner: acme, ref_protected: true, n: 12, kubernetes.io/namespace: prod}}]}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Check(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"repository_owner": "acme", "ref_protected": "true", "n": "12", "kubernetes.io/namespace": "prod"}
+	if got := c.Issuance.Trusted[0].Claims; !reflect.DeepEqual(got, want) {
+		t.Errorf("claims %v", got)
+	}
+}
+
+func TestClaimPath(t *testing.T) {
+	for name, want := range map[string][]string{
+		"repository_owner":             {"repository_owner"},
+		"kubernetes.io/namespace":      {"kubernetes.io", "namespace"},
+		"/kubernetes.io/namespace":     {"kubernetes.io", "namespace"},
+		"https:~1~1acme.example~1team": {"https://acme.example/team"},
+		"a~01":                         {"a~1"},
+		"":                             nil,
+		"/":                            nil,
+		"a/":                           nil,
+		"a//b":                         nil,
+		"a~":                           nil,
+		"a~2":                          nil,
+	} {
+		if got := ClaimPath(name); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
 }

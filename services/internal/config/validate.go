@@ -164,6 +164,11 @@ func (c Config) validateIssuance(p *problems) {
 		}
 		seen[t.Issuer] = true
 		checkKeys(p, field, "jwks", t.JWKS, t.Local)
+		for name, value := range t.Claims {
+			if value == "" || ClaimPath(name) == nil {
+				p.add(field, "has the claim %q = %q: want a path such as kubernetes.io/namespace, with ~1 for a slash inside a name, and a value", name, value)
+			}
+		}
 	}
 	c.validateTrustDomains(p)
 	r := c.Rotation
@@ -173,6 +178,20 @@ func (c Config) validateIssuance(p *problems) {
 	if r.Overlap < i.MaxTTL {
 		p.add("rotation.overlap", "is %s, shorter than issuance.max_ttl (%s): live tokens would stop verifying; raise it", r.Overlap, i.MaxTTL)
 	}
+}
+
+// ClaimPath is the members that the name of a required claim leads through, outermost
+// first (RFC 6901 section 3, its first slash may be left out); nil when it is no path.
+func ClaimPath(name string) []string {
+	path := strings.Split(strings.TrimPrefix(name, "/"), "/")
+	for i, m := range path {
+		rest := strings.NewReplacer("~0", "", "~1", "").Replace(m)
+		if m == "" || strings.Contains(rest, "~") {
+			return nil
+		}
+		path[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(m)
+	}
+	return path
 }
 
 func (c Config) validateTrustDomains(p *problems) {

@@ -41,6 +41,7 @@ var (
 	ErrUnknownKey    = errors.New("the attestation's key is not among its issuer's keys")
 	ErrSignature     = errors.New("the attestation's signature does not verify")
 	ErrClaims        = errors.New("the attestation lacks a claim")
+	ErrRequired      = errors.New("the attestation does not say what the configuration requires of its issuer's tokens")
 	ErrAudience      = errors.New("the attestation is for another audience")
 	ErrExpired       = errors.New("the attestation has expired")
 	ErrNotYet        = errors.New("the attestation is not valid yet")
@@ -95,6 +96,7 @@ type Verifier struct {
 type issuer struct {
 	audience string
 	keys     *keySet
+	required []requirement
 }
 
 // New checks the configuration. Nothing is read before the first attestation.
@@ -129,7 +131,11 @@ func (v *Verifier) addIssuer(t config.TrustedIssuer, c Config) error {
 	if aud == "" {
 		return errors.New("no audience")
 	}
-	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, c.Now)}
+	required, err := requirements(t.Claims)
+	if err != nil {
+		return err
+	}
+	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, c.Now), required: required}
 	return nil
 }
 
@@ -177,7 +183,14 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 	if c.IssuedAt == nil {
 		return Attested{}, fmt.Errorf("%w: iat", ErrClaims)
 	}
-	return c.check(iss.audience, v.now())
+	a, err := c.check(iss.audience, v.now())
+	if err != nil {
+		return Attested{}, err
+	}
+	if err := c.require(iss.required); err != nil {
+		return Attested{}, err
+	}
+	return a, nil
 }
 
 func verifySignature(raw string, allowed []jose.SignatureAlgorithm, key any) error {
@@ -223,6 +236,8 @@ type claims struct {
 	NotBefore *number   `json:"nbf"`
 	IssuedAt  *number   `json:"iat"`
 	ID        string    `json:"jti"`
+
+	text jsontext.Value // all of them
 }
 
 // number is a NumericDate (RFC 7519 section 2): seconds, perhaps with a fraction.
@@ -280,6 +295,7 @@ func parse(raw string) (header, claims, error) {
 	if err := json.Unmarshal(decoded[1], &c); err != nil {
 		return h, c, fmt.Errorf("%w: claims", ErrMalformed)
 	}
+	c.text = decoded[1]
 	return h, c, nil
 }
 

@@ -50,6 +50,7 @@ type world struct {
 	jwks    atomic.Value // []byte
 	fetches atomic.Int64
 	down    atomic.Bool
+	url     string // of the key set
 	v       *attest.Verifier
 }
 
@@ -75,6 +76,7 @@ func newWorld(t *testing.T) *world {
 		_, _ = rw.Write(w.jwks.Load().([]byte))
 	}))
 	t.Cleanup(srv.Close)
+	w.url = srv.URL
 	w.v, err = attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: srv.URL, Local: true}}, Audience: aud,
 		Clients: attest.Clients{Local: attest.LoopbackClient()}, Now: w.clock.now})
 	require.NoError(t, err)
