@@ -10,6 +10,7 @@ package issuance
 import (
 	"cmp"
 	"context"
+	"crypto/cipher"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -79,9 +80,13 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}
 	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
-	if err := decisions(mux, env, issuer, authzen.Identities{Loader: identities, Inventory: index, Ledger: dead}); err != nil {
+	pages, err := decisionPages(env)
+	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
+	decided := &authzen.Identities{Policy: func() authzen.Policy { return authzen.Registered{} }, Loader: identities, Inventory: index,
+		Ledger: dead, KillSet: env.Guard, Namer: env.Namer, Now: env.Now}
+	(&authzen.Server{Issuer: issuer, Open: decided.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
 	return service.Service{
 		Name:     Name,
@@ -100,20 +105,14 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}, nil
 }
 
-// decisions adds the AuthZEN API, by the policy that is in force.
-func decisions(mux *http.ServeMux, env service.Env, issuer *url.URL, i authzen.Identities) error {
+// decisionPages seals the page tokens of the AuthZEN API; every issuance process has the
+// lineage key.
+func decisionPages(env service.Env) (cipher.AEAD, error) {
 	secret, err := env.Keys.LineageKey()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	pages, err := authzen.NewPages(secret)
-	if err != nil {
-		return err
-	}
-	i.Policy = func() authzen.Policy { return authzen.Builtin{} }
-	i.KillSet, i.Namer, i.Now = env.Guard, env.Namer, env.Now
-	(&authzen.Server{Issuer: issuer, Open: i.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
-	return nil
+	return authzen.NewPages(secret)
 }
 
 // sampled keeps strangers who knock from filling the log: ten alike a second are

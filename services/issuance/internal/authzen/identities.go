@@ -12,6 +12,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
@@ -21,9 +22,6 @@ const (
 	TypeIdentity = "identity"
 	TypeAudience = "audience"
 )
-
-// InvariantsVersion stands in a decision's context for what no policy can allow.
-const InvariantsVersion = "invariants/1"
 
 // Reasons of denials that no policy made.
 const (
@@ -167,7 +165,7 @@ func (v *view) Evaluate(ctx context.Context, e Evaluation) (Decision, error) {
 }
 
 func invariant(reason string) Decision {
-	return Decision{Context: map[string]any{"policy_version": InvariantsVersion, "reasons": []string{reason}}}
+	return Decision{Context: map[string]any{"policy_version": grant.InvariantsVersion, "reasons": []string{reason}}}
 }
 
 // dead reports whether something that all of r's credentials would hang from is revoked
@@ -265,15 +263,16 @@ func above(list []string, after string, n int) []string {
 	return list[i:min(len(list), i+n)]
 }
 
-// Builtin is the policy of an installation that has no other: an identity may use each
-// scope of its registration at each audience of its registration.
-type Builtin struct{}
+// Registered is the policy of an installation that has no other: an identity may use
+// each scope of its registration at each audience of its registration. What a token is
+// granted stays within the same bounds, see grant.Narrow.
+type Registered struct{}
 
 // Version implements Policy.
-func (Builtin) Version() string { return "builtin/1" }
+func (Registered) Version() string { return "registered/1" }
 
 // Decide implements Policy.
-func (Builtin) Decide(q Question) (Verdict, error) {
+func (Registered) Decide(q Question) (Verdict, error) {
 	e := q.Evaluation
 	if e.Resource.Type != TypeAudience || !slices.Contains(q.Registration.Scopes, e.Action.Name) || !slices.Contains(q.Registration.Audiences, e.Resource.ID) {
 		return Verdict{}, nil

@@ -94,7 +94,7 @@ func newIdentities(t *testing.T) (*Identities, *book) {
 		{Tenant: "acme", Identity: "frozen"}: frozen("frozen", &future), {Tenant: "acme", Identity: "thawed"}: frozen("thawed", &past),
 		{Tenant: "acme", Identity: "ended"}: ended, {Tenant: "acme-2", Identity: "bot"}: registered("bot"), {Tenant: "rival", Identity: "bot"}: registered("bot"),
 	}}
-	return &Identities{Policy: func() Policy { return Builtin{} }, Loader: b, Inventory: b, Ledger: settled{ledger.New()}, KillSet: b,
+	return &Identities{Policy: func() Policy { return Registered{} }, Loader: b, Inventory: b, Ledger: settled{ledger.New()}, KillSet: b,
 		Namer: namer, Now: func() time.Time { return noon }}, b
 }
 
@@ -105,8 +105,8 @@ func about(subject, action, audience string) string {
 func TestIdentities(t *testing.T) {
 	ids, _ := newIdentities(t)
 	h := serverFor(t, "https://issuer.example", ids.Open)
-	const a, permit = "https://a.example", `{"decision":true,"context":{"policy_version":"builtin/1","reasons":["registered_scope_and_audience"]}}`
-	const silent, policy = `{"decision":false}`, `{"decision":false,"context":{"policy_version":"builtin/1","reasons":[]}}`
+	const a, permit = "https://a.example", `{"decision":true,"context":{"policy_version":"registered/1","reasons":["registered_scope_and_audience"]}}`
+	const silent, policy = `{"decision":false}`, `{"decision":false,"context":{"policy_version":"registered/1","reasons":[]}}`
 	because := func(reason string) string {
 		return `{"decision":false,"context":{"policy_version":"invariants/1","reasons":["` + reason + `"]}}`
 	}
