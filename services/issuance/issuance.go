@@ -56,7 +56,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		return service.Service{}, fmt.Errorf("build issuance: it needs the lineage key, the signing keys and a guard")
 	}
 	verifier, err := attest.New(attest.Config{Issuers: cfg.Trusted, TrustDomains: cfg.TrustDomains, Audience: env.Config.Issuer.URL,
-		Clients: attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, Now: env.Now})
+		Clients: attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, Now: env.Now, Log: env.Log})
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}

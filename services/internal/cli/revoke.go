@@ -65,7 +65,8 @@ type revokePreview struct {
 	Features    []string `json:"features"`
 	Tasks       []string `json:"tasks"`
 	Guards      int      `json:"guards"`
-	Confirm     bool     `json:"confirm_required"`
+	NeedConfirm bool     `json:"confirm_required"`
+	Confirm     int64    `json:"confirm"` // what to send then
 	Predicted   *float64 `json:"predicted_ms"`
 	Truncated   bool     `json:"truncated"`
 	Unsafe      string   `json:"unsafe,omitempty"`
@@ -300,8 +301,8 @@ func printPreview(w io.Writer, arg string, mode events.Mode, p revokePreview) {
 		}
 	}
 	confirm := "--confirm"
-	if p.Confirm {
-		confirm = fmt.Sprintf("--confirm=%d", max(p.Descendants, 1)) // what the API asks for
+	if p.NeedConfirm {
+		confirm = fmt.Sprintf("--confirm=%d", p.Confirm)
 	}
 	verb := "revoke " + arg
 	switch mode {

@@ -2,8 +2,8 @@
 // holds the client secret gets an ID token for any subject, or a JWT-SVID for any ID
 // of the trust domain lanyard.local. It serves loopback only and must never be trusted
 // in production, where workloads have an issuer of their own (Kubernetes, GitHub
-// Actions, a cloud, SPIRE). Only the all-in-one, the
-// command, what it deploys and tests import it.
+// Actions, a cloud, SPIRE). Only the all-in-one, the command, what it deploys and tests
+// import it.
 package oidc
 
 import (

@@ -5,8 +5,9 @@
 // A token is trusted because a key of its configured issuer or trust domain signed
 // it, never because of anything it says about keys: jku, x5u, jwk and x5c headers are
 // not read, and make a JWT-SVID be refused. A token whose subject is a SPIFFE ID is
-// judged by the bundle of that ID's trust domain alone, whatever its iss says. The same token may prove a workload again until it expires or is ten
-// minutes old, never after; what is issued on it is bounded by its own life.
+// judged by the bundle of that ID's trust domain alone, whatever its iss says. The same
+// token may prove a workload again until it expires or is ten minutes old, never after;
+// what is issued on it is bounded by its own life.
 package attest
 
 import (
@@ -24,6 +25,7 @@ import (
 	json "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.uber.org/zap"
 
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
 )
@@ -83,6 +85,7 @@ type Config struct {
 	Audience string
 	Clients  Clients
 	Now      func() time.Time
+	Log      *zap.Logger // nil: nothing is logged
 }
 
 // Verifier is safe for concurrent use.
@@ -101,6 +104,9 @@ type issuer struct {
 
 // New checks the configuration. Nothing is read before the first attestation.
 func New(c Config) (*Verifier, error) {
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
 	v := &Verifier{issuers: make(map[string]*issuer, len(c.Issuers)), domains: make(map[spiffeid.TrustDomain]*domain, len(c.TrustDomains)),
 		audience: c.Audience, now: c.Now}
 	for _, t := range c.Issuers {
@@ -135,7 +141,7 @@ func (v *Verifier) addIssuer(t config.TrustedIssuer, c Config) error {
 	if err != nil {
 		return err
 	}
-	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, c.Now), required: required}
+	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, t.Issuer, c), required: required}
 	return nil
 }
 

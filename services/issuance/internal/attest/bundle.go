@@ -6,9 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -38,20 +35,15 @@ type bundle struct {
 	refresh  time.Duration
 }
 
-// newBundle is the bundle of a trust domain, from a file that is read again when it
-// changes, or from a bundle endpoint of profile https_web.
+// newBundle is the bundle of a trust domain, from a file or from a bundle endpoint of
+// profile https_web.
 func newBundle(id spiffeid.TrustDomain, t config.TrustDomain, c Config) (*cached[*bundle], error) {
 	src, err := newSource(t.Bundle, t.Local, c.Clients)
 	if err != nil {
 		return nil, err
 	}
-	b := &cached[*bundle]{now: c.Now}
-	if u, err := url.Parse(t.Bundle); err == nil && u.Scheme == "file" {
-		w := &watched{path: u.Path}
-		src, b.changed = w.read, w.changed
-	}
-	b.read = func(ctx context.Context, held *bundle) (*bundle, error) {
-		raw, err := src(ctx)
+	return &cached[*bundle]{name: id.IDString(), changed: src.changed, now: c.Now, log: c.Log, read: func(ctx context.Context, held *bundle) (*bundle, error) {
+		raw, err := src.read(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -60,8 +52,7 @@ func newBundle(id spiffeid.TrustDomain, t config.TrustDomain, c Config) (*cached
 			return nil, err
 		}
 		return next, next.supersede(held)
-	}
-	return b, nil
+	}}, nil
 }
 
 // supersede makes sure that b is not older than what is held: a sequence never goes
@@ -157,34 +148,4 @@ func (b *bundle) addAuthority(chain []*x509.Certificate) error {
 	}
 	b.x509.AddX509Authority(chain[0])
 	return nil
-}
-
-// watched is a file that is worth reading again as soon as it has changed.
-type watched struct {
-	path string
-
-	mu   sync.Mutex
-	seen os.FileInfo // when it was read last; nil when it could not be
-}
-
-func (w *watched) changed() bool {
-	now, err := os.Stat(w.path)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil || w.seen == nil {
-		return (err != nil) != (w.seen == nil)
-	}
-	return !os.SameFile(now, w.seen) || !now.ModTime().Equal(w.seen.ModTime()) || now.Size() != w.seen.Size()
-}
-
-func (w *watched) read(context.Context) ([]byte, error) {
-	// Looked at before it is read: what is written in between is noticed next time.
-	info, err := os.Stat(w.path)
-	w.mu.Lock()
-	w.seen = info
-	w.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	return readFile(w.path)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // cached is a value that somebody else publishes: a key set, a bundle. It is read
@@ -15,7 +17,9 @@ type cached[T any] struct {
 	// read gets the value that is held and returns its successor.
 	read    func(ctx context.Context, held T) (T, error)
 	changed func() bool // may be nil
+	name    string      // whose it is, for the log
 	now     func() time.Time
+	log     *zap.Logger
 
 	mu      sync.RWMutex
 	value   T
@@ -66,9 +70,17 @@ func (c *cached[T]) refresh(ctx context.Context, held time.Time, wait, atOnce bo
 		return c.failure
 	}
 	c.tried = now
-	value, c.failure = c.read(ctx, value)
+	before := c.failure
+	// It is read for everybody: whoever asked first and left must not fail the others.
+	value, c.failure = c.read(context.WithoutCancel(ctx), value)
 	if c.failure != nil {
+		if before == nil {
+			c.log.Warn("trusted keys could not be read; the last good ones count for a while", zap.String("of", c.name), zap.Duration("at_most", staleAfter), zap.Error(c.failure))
+		}
 		return c.failure
+	}
+	if before != nil {
+		c.log.Info("trusted keys are read again", zap.String("of", c.name))
 	}
 	c.mu.Lock()
 	c.value, c.fetched = value, now

@@ -31,30 +31,35 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
-// source reads a JWK Set or a SPIFFE bundle.
-type source func(ctx context.Context) ([]byte, error)
+// source is where a JWK Set or a SPIFFE bundle is.
+type source struct {
+	read    func(ctx context.Context) ([]byte, error)
+	changed func() bool // nil: only reading tells
+}
 
 // newSource reads from a file or an endpoint; local ones may be http on loopback.
 func newSource(target string, local bool, clients Clients) (source, error) {
+	var none source
 	u, err := url.Parse(target)
 	if err != nil {
-		return nil, fmt.Errorf("parse URL of keys: %w", err)
+		return none, fmt.Errorf("parse URL of keys: %w", err)
 	}
 	switch {
 	case u.User != nil:
 	case u.Scheme == "file" && u.Host == "" && u.Path != "":
-		return func(context.Context) ([]byte, error) { return readFile(u.Path) }, nil
+		w := &watched{path: u.Path}
+		return source{w.read, w.changed}, nil
 	case u.Scheme == "https" && u.Host != "", u.Scheme == "http" && u.Host != "" && local:
 		client := clients.Outbound
 		if local {
 			client = clients.Local
 		}
 		if client == nil {
-			return nil, errors.New("no HTTP client to read keys with")
+			return none, errors.New("no HTTP client to read keys with")
 		}
-		return func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, target) }, nil
+		return source{read: func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, target) }}, nil
 	}
-	return nil, errors.New("keys must be at an https URL without user, in a file:///path, or at http on loopback when local")
+	return none, errors.New("keys must be at an https URL without user, in a file:///path, or at http on loopback when local")
 }
 
 func readFile(path string) ([]byte, error) {
@@ -128,9 +133,9 @@ type key struct {
 // keySet caches one issuer's keys.
 type keySet struct{ cached[[]key] }
 
-func newKeySet(read source, now func() time.Time) *keySet {
-	return &keySet{cached[[]key]{now: now, read: func(ctx context.Context, _ []key) ([]key, error) {
-		b, err := read(ctx)
+func newKeySet(src source, name string, c Config) *keySet {
+	return &keySet{cached[[]key]{name: name, changed: src.changed, now: c.Now, log: c.Log, read: func(ctx context.Context, _ []key) ([]key, error) {
+		b, err := src.read(ctx)
 		if err != nil {
 			return nil, err
 		}
