@@ -5,7 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -125,4 +130,79 @@ func TestJWTSVIDGetsAToken(t *testing.T) {
 	require.Equal(t, "invalid_grant", a.Error)
 	require.Contains(t, a.Description, "holds no keys")
 	require.Equal(t, "invalid_grant", w.post(exchange).Error)
+}
+
+// certificate is a client certificate whose SPIFFE ID is path of the domain, signed by
+// an X.509 authority that is put into the bundle file.
+func (ca *spiffeCA) certificate(t *testing.T, path string) tls.Certificate {
+	t.Helper()
+	authority := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, URIs: []*url.URL{ca.domain.ID().URL()}}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, ca.key.Public(), ca.key)
+	require.NoError(t, err)
+	authority, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	ca.bundle.SetX509Authorities([]*x509.Certificate{authority})
+	b, err := ca.bundle.Marshal()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(ca.path+".new", b, 0o600))
+	require.NoError(t, os.Rename(ca.path+".new", ca.path))
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		URIs: []*url.URL{spiffeid.RequireFromPath(ca.domain, path).URL()}}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err = x509.CreateCertificate(rand.Reader, leaf, authority, key.Public(), ca.key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// TestX509SVIDGetsAToken: an ordinary OAuth client gets a token by client_credentials
+// over mutual TLS; the token endpoint asks for a certificate and judges it itself.
+func TestX509SVIDGetsAToken(t *testing.T) {
+	ca, other := newSPIFFECA(t, "prod.example.org"), newSPIFFECA(t, "other.example")
+	w := newWorld(t, func(w *world) {
+		w.configure = func(c *config.Config) {
+			c.Issuance.TrustDomains = []config.TrustDomain{{TrustDomain: "prod.example.org", Bundle: "file://" + ca.path}}
+		}
+	})
+	const id = "spiffe://prod.example.org/agents/bot"
+	reg := agent("bot")
+	reg.Attestation = []events.Attestation{{Issuer: "spiffe://prod.example.org", Subject: id}}
+	w.declare("acme", reg)
+	srv := httptest.NewUnstartedServer(w.http)
+	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	ask := func(clientID string, certificates ...tls.Certificate) answer {
+		roots := x509.NewCertPool()
+		roots.AddCert(srv.Certificate())
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}}}
+		defer client.CloseIdleConnections()
+		resp, err := client.PostForm(srv.URL+"/oauth2/token", url.Values{"grant_type": {grant.GrantClient}, "client_id": {clientID},
+			"task": {"t"}, "scope": {"read"}, "audience": {"https://a.example"}})
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		a := answer{status: resp.StatusCode}
+		require.NoError(t, json.NewDecoder(resp.Body).Decode(&a))
+		return a
+	}
+	ours := ca.certificate(t, "/agents/bot")
+	a := ask(id, ours)
+	require.Equal(t, 200, a.status, a.Description)
+	c := w.claims(a.AccessToken)
+	require.Equal(t, "bot", c.Subject)
+	require.Equal(t, w.namer.Name(lineage.KindDomain, "", "spiffe://prod.example.org"), c.Lineage[0])
+
+	for name, a := range map[string]answer{
+		"no certificate":      ask(id),
+		"another client_id":   ask("spiffe://prod.example.org/agents/other", ours),
+		"no client_id":        ask("", ours),
+		"another's authority": ask(id, other.certificate(t, "/agents/bot")),
+	} {
+		require.Equal(t, 401, a.status, name)
+		require.Equal(t, "invalid_client", a.Error, name)
+	}
+	require.Equal(t, "unauthorized_client", ask("spiffe://prod.example.org/agents/stranger", ca.certificate(t, "/agents/stranger")).Error)
+	require.Equal(t, "invalid_client", w.post(url.Values{"grant_type": {grant.GrantClient}, "client_id": {id}}).Error, "without TLS")
 }

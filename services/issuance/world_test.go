@@ -50,6 +50,7 @@ type world struct {
 	guard  *guard.Guard // of the service; its audience is the issuer
 	feed   token.Signer
 	feedOf guard.Feed
+	http   http.Handler
 	idp    *idp
 	last   uint64 // newest entry on the feed
 	mu     sync.Mutex
@@ -130,6 +131,7 @@ func newWorld(t *testing.T, change ...func(*world)) *world {
 		}
 	})
 	require.NoError(t, err)
+	w.http = svc.HTTP
 	beating, stop := context.WithCancel(ctx)
 	w.beatStop = stop
 	tasks.Go(func() { w.beat(beating) })

@@ -78,6 +78,8 @@ func grantLabel(grant string) string {
 		return "jwt-bearer"
 	case GrantExchange:
 		return "token-exchange"
+	case GrantClient:
+		return "client-credentials"
 	}
 	return "other"
 }
@@ -103,7 +105,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"issuer":                                s.Issuer.String(),
 		"token_endpoint":                        base + "/oauth2/token",
 		"jwks_uri":                              base + "/.well-known/jwks.json",
-		"grant_types_supported":                 []string{GrantJWTBearer, GrantExchange},
+		"grant_types_supported":                 []string{GrantJWTBearer, GrantExchange, GrantClient},
 		"response_types_supported":              []string{},
 		"token_endpoint_auth_methods_supported": []string{"none"},
 	})

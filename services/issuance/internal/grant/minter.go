@@ -3,6 +3,7 @@ package grant
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 // Attester verifies attestations.
 type Attester interface {
 	Verify(ctx context.Context, raw string) (attest.Attested, error)
+	VerifyCertificate(ctx context.Context, chain []*x509.Certificate) (attest.Attested, error)
 }
 
 // Bindings finds who may prove itself how.
@@ -126,7 +128,7 @@ func (m *Minter) Mint(ctx context.Context, q Request) (Response, error) {
 // finds out who asks.
 func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	d := decision{request: q, now: m.Now()}
-	d.request.Proof, d.request.Parent = "", ""
+	d.request.Proof, d.request.Parent, d.request.Client = "", "", Client{}
 	ids := make([]byte, 48)
 	if _, err := io.ReadFull(m.Rand, ids); err != nil {
 		return d, fmt.Errorf("draw ids: %w", err)
@@ -139,7 +141,7 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 		return d, unavailable(nil, "the kill feed is not current, so nothing may be issued")
 	}
 	var err error
-	if d.attested, err = m.attest(ctx, q.Proof); err != nil {
+	if d.attested, err = m.attest(ctx, q); err != nil {
 		return d, err
 	}
 	if d.ref, err = m.resolve(ctx, d.attested, q); err != nil {
@@ -155,15 +157,25 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	return d, m.admitStep(&d)
 }
 
-func (m *Minter) attest(ctx context.Context, raw string) (attest.Attested, error) {
-	a, err := m.Attester.Verify(ctx, raw)
+func (m *Minter) attest(ctx context.Context, q Request) (attest.Attested, error) {
+	var a attest.Attested
+	var err error
+	code := InvalidGrant
+	if q.Grant == GrantClient {
+		code = InvalidClient
+		a, err = m.Attester.VerifyCertificate(ctx, q.Client.Certificates)
+	} else {
+		a, err = m.Attester.Verify(ctx, q.Proof)
+	}
 	switch {
-	case err == nil:
-		return a, nil
 	case errors.Is(err, attest.ErrUnavailable):
 		return a, unavailable(err, attest.ErrUnavailable.Error())
+	case err != nil:
+		return a, &Error{Code: code, Reason: err.Error(), cause: err}
+	case q.Grant == GrantClient && a.Subject != q.Client.SPIFFEID:
+		return attest.Attested{}, refuse(code, "client_id must be the SPIFFE ID of the client certificate")
 	}
-	return a, &Error{Code: InvalidGrant, Reason: err.Error(), cause: err}
+	return a, nil
 }
 
 // resolve finds the identity that the attested workload speaks for.

@@ -2,7 +2,7 @@
 // over the registry's state, narrows them, signs tokens that carry their lineage,
 // and hands a token out only after the log has it. Only issuance imports it.
 //
-// Standards: RFC 6749 (errors, requests), RFC 7523 (JWT bearer grant), RFC 8693
+// Standards: RFC 6749 (errors, requests, client credentials), RFC 7523 (JWT bearer grant), RFC 8693
 // (token exchange), RFC 8414 (metadata), RFC 8707 (resource), RFC 9068 (the token).
 package grant
 
@@ -17,6 +17,7 @@ import (
 const (
 	InvalidRequest       = "invalid_request"
 	InvalidGrant         = "invalid_grant"
+	InvalidClient        = "invalid_client"
 	InvalidScope         = "invalid_scope"
 	InvalidTarget        = "invalid_target"
 	UnauthorizedClient   = "unauthorized_client"
@@ -51,6 +52,8 @@ func unavailable(cause error, what string) *Error {
 // status of an error (RFC 6749 section 5.2: 400 unless said otherwise).
 func (e *Error) status() int {
 	switch e.Code {
+	case InvalidClient:
+		return http.StatusUnauthorized
 	case Unavailable:
 		return http.StatusServiceUnavailable
 	case ServerError:

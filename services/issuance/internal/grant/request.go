@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"crypto/x509"
 	"errors"
 	"io"
 	"mime"
@@ -17,6 +18,8 @@ import (
 const (
 	GrantJWTBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 	GrantExchange  = "urn:ietf:params:oauth:grant-type:token-exchange"
+	// GrantClient is for workloads whose proof is an X509-SVID in the TLS handshake.
+	GrantClient = "client_credentials"
 )
 
 // Token types (RFC 8693 section 3).
@@ -37,6 +40,7 @@ const (
 type Request struct {
 	Grant       string
 	Proof       string // attestation of the workload that will hold the credential
+	Client      Client // the same, when it is a certificate
 	Parent      string // access token that is exchanged; empty for the first grant
 	Ask         Ask
 	Task        string
@@ -46,6 +50,12 @@ type Request struct {
 	Tenant      string // which of several bindings; optional
 	ClientID    string // which of several identities; optional
 	Traceparent string
+}
+
+// Client is a workload that proves itself by its TLS connection.
+type Client struct {
+	SPIFFEID     string              // who it says it is
+	Certificates []*x509.Certificate // what it presented, leaf first; not verified
 }
 
 // ReadRequest reads a token request from its form body. Parameters in the query are
@@ -66,10 +76,18 @@ func ReadRequest(r *http.Request) (Request, *Error) {
 		if e := exchangeTokens(&q, form); e != nil {
 			return q, e
 		}
+	case GrantClient:
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+			return q, refuse(InvalidClient, "the connection has no client certificate: connect by TLS with an X509-SVID, or use %s", GrantJWTBearer)
+		}
+		// Here client_id is the workload (draft-ietf-oauth-spiffe-client-auth section 3.2),
+		// not one of several identities.
+		q.Client = Client{form.Get("client_id"), r.TLS.PeerCertificates}
+		form.Del("client_id")
 	case "":
-		return q, refuse(InvalidRequest, "grant_type is missing: use %s or %s", GrantJWTBearer, GrantExchange)
+		return q, refuse(InvalidRequest, "grant_type is missing: use %s, %s or %s", GrantJWTBearer, GrantExchange, GrantClient)
 	default:
-		return q, refuse(UnsupportedGrantType, "use %s or %s", GrantJWTBearer, GrantExchange)
+		return q, refuse(UnsupportedGrantType, "use %s, %s or %s", GrantJWTBearer, GrantExchange, GrantClient)
 	}
 	return q, readContext(&q, form)
 }
