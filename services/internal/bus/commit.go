@@ -69,7 +69,7 @@ func (m *committer) pipeline(group []*pending) int {
 		select {
 		case ack := <-acks[i].Ok():
 			p.finish(ack.Sequence, nil)
-		case <-acks[i].Err():
+		case <-acks[i].Err(): //nolint:errcheck // refused: it goes again on its own, and that answer counts
 			again = append(again, p)
 		case <-over:
 			again = append(again, p)

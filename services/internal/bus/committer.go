@@ -104,7 +104,7 @@ func (m *committer) direct(ctx context.Context, p *pending) bool {
 	case a := <-ack.Ok():
 		p.seq = a.Sequence
 		m.c.noteAnswer()
-	case <-ack.Err():
+	case <-ack.Err(): //nolint:errcheck // refused: the group publishes it again, and that answer counts
 		return false
 	case <-m.c.gone:
 		p.err = fmt.Errorf("%w: %w", ErrUnknownOutcome, nats.ErrConnectionClosed)

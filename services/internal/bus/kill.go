@@ -31,5 +31,5 @@ func (c *Conn) Kill(ctx context.Context, name string, data []byte, id string, ex
 }
 
 func wholeSeconds(d time.Duration) string {
-	return (time.Duration((d+time.Second-1)/time.Second) * time.Second).String()
+	return ((d + time.Second - 1) / time.Second * time.Second).String()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,7 +123,7 @@ func TestJOSECookbookSignatures(t *testing.T) {
 			}
 		}
 		compact, ok := v.Output["compact"].(string)
-		if want.oidc == ErrMalformed {
+		if errors.Is(want.oidc, ErrMalformed) {
 			_, _, err := parse(compact)
 			require.ErrorIs(t, err, ErrMalformed, file)
 			continue
@@ -243,7 +244,7 @@ func TestRFCTokens(t *testing.T) {
 		require.True(t, listed, "example %d", i)
 		raw, ok := strings.CutSuffix(e.Value.(string), want.after)
 		require.True(t, ok, "example %d ends in %q", i, want.after)
-		if want.want == ErrMalformed {
+		if errors.Is(want.want, ErrMalformed) {
 			_, _, err := parse(raw)
 			require.ErrorIs(t, err, ErrMalformed, "example %d", i)
 			continue
