@@ -25,9 +25,8 @@ type Server struct {
 // mintTimeout bounds one token request, storing included.
 const mintTimeout = 15 * time.Second
 
-// Register adds the routes to mux and the metrics to reg: the metadata (RFC 8414, at
-// the place the RFC derives and below the issuer too), the JWK Set and the token
-// endpoint. All are open to anybody: the token endpoint proves its callers itself.
+// Register adds the routes to mux and the metrics to reg: the metadata, the JWK Set and
+// the token endpoint. All are open to anybody: the token endpoint proves its callers itself.
 func (s *Server) Register(mux *http.ServeMux, reg prometheus.Registerer) error {
 	s.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lanyard_token_requests_total",
 		Help: "Token requests by grant and outcome (ok or the OAuth error code)."}, []string{"grant", "outcome"})
@@ -41,10 +40,7 @@ func (s *Server) Register(mux *http.ServeMux, reg prometheus.Registerer) error {
 	base := strings.TrimSuffix(s.Issuer.Path, "/")
 	mux.HandleFunc("POST "+base+"/oauth2/token", s.token)
 	mux.HandleFunc("GET "+base+"/.well-known/jwks.json", s.jwks)
-	mux.HandleFunc("GET "+base+"/.well-known/oauth-authorization-server", s.metadata)
-	if base != "" {
-		mux.HandleFunc("GET /.well-known/oauth-authorization-server"+base, s.metadata)
-	}
+	s.registerMetadata(mux, base)
 	return nil
 }
 
@@ -97,16 +93,4 @@ func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", jwksAge)
 	_, _ = w.Write(body)
-}
-
-func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
-	base := strings.TrimSuffix(s.Issuer.String(), "/")
-	writeJSON(w, http.StatusOK, map[string]any{
-		"issuer":                                s.Issuer.String(),
-		"token_endpoint":                        base + "/oauth2/token",
-		"jwks_uri":                              base + "/.well-known/jwks.json",
-		"grant_types_supported":                 []string{GrantJWTBearer, GrantExchange, GrantClient},
-		"response_types_supported":              []string{},
-		"token_endpoint_auth_methods_supported": []string{"none"},
-	})
 }

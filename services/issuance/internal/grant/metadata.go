@@ -1,0 +1,34 @@
+package grant
+
+import (
+	"net/http"
+	"strings"
+)
+
+// registerMetadata serves what a client needs to know: where RFC 8414 section 3.1 puts it
+// (before the issuer's path), below the issuer too, and where OpenID Connect Discovery
+// section 4 puts it, because that is where the clients that exist look.
+func (s *Server) registerMetadata(mux *http.ServeMux, base string) {
+	mux.HandleFunc("GET "+base+"/.well-known/oauth-authorization-server", s.metadata)
+	mux.HandleFunc("GET "+base+"/.well-known/openid-configuration", s.metadata)
+	if base != "" {
+		mux.HandleFunc("GET /.well-known/oauth-authorization-server"+base, s.metadata)
+	}
+}
+
+// metadata is one document for both readers (RFC 8414 section 2 takes its members from
+// OpenID Connect Discovery). There are no ID tokens and no people to send somewhere: the
+// members of OpenID say only how our tokens are signed and named.
+func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
+	base := strings.TrimSuffix(s.Issuer.String(), "/")
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                                s.Issuer.String(),
+		"token_endpoint":                        base + "/oauth2/token",
+		"jwks_uri":                              base + "/.well-known/jwks.json",
+		"grant_types_supported":                 []string{GrantJWTBearer, GrantExchange, GrantClient},
+		"response_types_supported":              []string{},
+		"token_endpoint_auth_methods_supported": []string{"none"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"ES256"},
+	})
+}
