@@ -48,6 +48,7 @@ var (
 	ErrExpired       = errors.New("the attestation has expired")
 	ErrNotYet        = errors.New("the attestation is not valid yet")
 	ErrTooOld        = errors.New("the attestation was issued more than 10 minutes ago")
+	ErrStatus        = errors.New("the attestation is not valid by its issuer's status list")
 	ErrTooLong       = errors.New("the JWT-SVID does not say when it was issued and is valid for more than an hour")
 	// ErrUnavailable: the issuer's keys or the trust domain's bundle cannot be read now.
 	// Trying again may help.
@@ -100,6 +101,7 @@ type issuer struct {
 	audience string
 	keys     *keySet
 	required []requirement
+	statuses *statusLists
 }
 
 // New checks the configuration. Nothing is read before the first attestation.
@@ -141,7 +143,13 @@ func (v *Verifier) addIssuer(t config.TrustedIssuer, c Config) error {
 	if err != nil {
 		return err
 	}
-	v.issuers[t.Issuer] = &issuer{audience: aud, keys: newKeySet(src, t.Issuer, c), required: required}
+	keys := newKeySet(src, t.Issuer, c)
+	client := c.Clients.Outbound
+	if t.Local {
+		client = c.Clients.Local
+	}
+	v.issuers[t.Issuer] = &issuer{audience: aud, keys: keys, required: required,
+		statuses: &statusLists{client: client, local: t.Local, keys: keys, config: c}}
 	return nil
 }
 
@@ -163,7 +171,7 @@ func (v *Verifier) Issuers() []string {
 // the allow-list and of the key, signature, sole audience, times with 5 s leeway, at
 // most 10 minutes since iat. A token whose sub is a SPIFFE ID is checked as a JWT-SVID
 // (its specification, sections 2 to 4), any other as an OIDC token of the issuer that
-// iss names byte for byte. Errors wrap one of the errors of this package.
+// iss names byte for byte, and looked up when it names a status list. Errors wrap one of the errors of this package.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 	h, c, err := parse(raw)
 	if err != nil {
@@ -194,6 +202,9 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 		return Attested{}, err
 	}
 	if err := c.require(iss.required); err != nil {
+		return Attested{}, err
+	}
+	if err := iss.statuses.check(ctx, c); err != nil {
 		return Attested{}, err
 	}
 	return a, nil
@@ -242,6 +253,8 @@ type claims struct {
 	NotBefore *number   `json:"nbf"`
 	IssuedAt  *number   `json:"iat"`
 	ID        string    `json:"jti"`
+
+	Status jsontext.Value `json:"status"` // see statusLists
 
 	text jsontext.Value // all of them
 }

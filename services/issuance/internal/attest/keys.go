@@ -57,7 +57,9 @@ func newSource(target string, local bool, clients Clients) (source, error) {
 		if client == nil {
 			return none, errors.New("no HTTP client to read keys with")
 		}
-		return source{read: func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, target) }}, nil
+		return source{read: func(ctx context.Context) ([]byte, error) {
+			return fetch(ctx, client, target, "application/jwk-set+json, application/json")
+		}}, nil
 	}
 	return none, errors.New("keys must be at an https URL without user, in a file:///path, or at http on loopback when local")
 }
@@ -71,14 +73,14 @@ func readFile(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-func fetch(ctx context.Context, client *http.Client, target string) ([]byte, error) {
+func fetch(ctx context.Context, client *http.Client, target, accept string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	req.Header.Set("Accept", accept)
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
