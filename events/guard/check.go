@@ -35,6 +35,9 @@ func (g *Guard) Check(ctx context.Context, r Request) (token.Claims, error) {
 		return claims, nil
 	}
 	d.scopes = r.Scopes
+	if g.metadata != nil {
+		d.metadata = g.metadata.String()
+	}
 	if g.cfg.Denied != nil {
 		g.cfg.Denied(*d)
 	}

@@ -20,8 +20,9 @@ type Denial struct {
 	At         time.Time // when the revocation took effect
 	Handle     lineage.Handle
 
-	scopes []string // that were required
-	dpop   bool     // a DPoP proof was wanted
+	scopes   []string // that were required
+	dpop     bool     // a DPoP proof was wanted
+	metadata string   // URL of the resource's description; may be empty
 }
 
 // Codes of denials.
@@ -81,20 +82,27 @@ func (d *Denial) Status() int {
 }
 
 // Challenge is the value of WWW-Authenticate (RFC 6750 section 3; RFC 9449 section
-// 7.1 when a proof was wanted), "" for a status that has none. It never says
-// whether or why a token was revoked.
+// 7.1 when a proof was wanted; RFC 9728 section 5.1), "" for a status that has none. It
+// never says whether or why a token was revoked.
 func (d *Denial) Challenge() string {
+	scheme, params := "Bearer", []string{`error="invalid_token"`}
 	switch {
 	case d.Code == CodeStale:
 		return ""
 	case d.Code == CodeMissing: // no error code for a request without credentials
-		return "Bearer"
+		params = nil
 	case d.Code == CodeScope:
-		return `Bearer error="insufficient_scope", scope="` + strings.Join(d.scopes, " ") + `"`
+		params = []string{`error="insufficient_scope"`, `scope="` + strings.Join(d.scopes, " ") + `"`}
 	case d.dpop:
-		return `DPoP error="invalid_token", algs="` + token.ES256 + " " + token.EdDSA + `"`
+		scheme, params = "DPoP", append(params, `algs="`+token.ES256+" "+token.EdDSA+`"`)
 	}
-	return `Bearer error="invalid_token"`
+	if d.metadata != "" {
+		params = append(params, `resource_metadata="`+d.metadata+`"`)
+	}
+	if len(params) == 0 {
+		return scheme
+	}
+	return scheme + " " + strings.Join(params, ", ")
 }
 
 // Respond answers a request with the denial: status, challenge and a problem

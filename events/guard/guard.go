@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,9 @@ type Config struct {
 	Lease     time.Duration // default 15 s; must exceed a leader election
 	Leeway    time.Duration // for token times, default 5 s
 	Presence  time.Duration // how often it states its presence, default 5 s
+	// Resource makes challenges say where the resource describes itself, see
+	// ResourceMetadata. Optional.
+	Resource *Resource
 	// Denied is called for every denial with what the caller must not learn. It
 	// must not block. Optional.
 	Denied func(Denial)
@@ -60,6 +64,9 @@ type Guard struct {
 	jwk     string       // its public key
 	set     *killSet
 	replays replays
+
+	metadata *url.URL // where document is served; nil without Config.Resource
+	document []byte
 
 	leaseEnd atomic.Int64 // on the boot clock, nanoseconds; 0: closed
 	attached atomic.Bool  // the last presence delivered said that the lease is valid
@@ -154,6 +161,11 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 	}
 	g := &Guard{cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(), keeper: k,
 		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers()}
+	if cfg.Resource != nil {
+		if g.metadata, g.document, err = cfg.Resource.describe(cfg.Issuer, cfg.Audience); err != nil {
+			return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
+		}
+	}
 	savedEpoch := state.Epoch
 	if err := g.restore(&state, lines, cfg.Now()); err != nil {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
