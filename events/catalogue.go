@@ -30,6 +30,8 @@ const (
 	TypeSecretExposed       = "dev.lanyard.secret.exposed.v1"
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
+	TypePolicyPublished     = "dev.lanyard.policy.published.v1"
+	TypePolicyActivated     = "dev.lanyard.policy.activated.v1"
 	TypeRotationScheduled   = "dev.lanyard.rotation.scheduled.v1"
 	TypeRotationPrepared    = "dev.lanyard.rotation.prepared.v1"
 	TypeRotationActivated   = "dev.lanyard.rotation.activated.v1"
@@ -91,6 +93,8 @@ var Catalogue = []TypeInfo{
 	{TypeSecretExposed, "secret", "exposed", ChannelIn, func() Payload { return new(SecretExposed) }},
 	{TypeAnomalyDetected, "anomaly", "detected", ChannelAlert, func() Payload { return new(AnomalyDetected) }},
 	{TypeRiskChanged, "risk", "changed", ChannelLog, func() Payload { return new(RiskChanged) }},
+	{TypePolicyPublished, "policy", "published", ChannelLog, func() Payload { return new(PolicyPublished) }},
+	{TypePolicyActivated, "policy", "activated", ChannelLog, func() Payload { return new(PolicyActivated) }},
 	{TypeRotationScheduled, "rotation", "scheduled", ChannelLog, func() Payload { return new(RotationScheduled) }},
 	{TypeRotationPrepared, "rotation", "prepared", ChannelLog, func() Payload { return new(RotationPrepared) }},
 	{TypeRotationActivated, "rotation", "activated", ChannelLog, func() Payload { return new(RotationActivated) }},

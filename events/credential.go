@@ -51,6 +51,37 @@ type CredentialIssued struct {
 	ExpiresAt   time.Time `json:"expires_at"`
 	KeyID       string    `json:"key_id"` // kid of the signing key
 	Policy      string    `json:"policy"` // version of the policy that decided
+
+	Reasons    []string         `json:"policy_reasons,omitempty"` // ids of the policies that decided
+	Exceptions []string         `json:"exceptions,omitempty"`     // ids of the exceptions without which it would have been denied
+	Context    *DecisionContext `json:"context,omitempty"`        // what was decided over
+}
+
+// DecisionContext is what a policy decided over, beyond what the event itself says: as
+// much as another version of the policies needs to decide the same case. Purpose,
+// Environment and Sensitivity are the workload's own word.
+type DecisionContext struct {
+	Kind            IdentityKind `json:"kind"`
+	Owner           string       `json:"owner"`
+	Feature         string       `json:"feature"`
+	IdentityPurpose string       `json:"identity_purpose,omitempty"`
+	Backend         string       `json:"backend,omitempty"`
+	Vendor          string       `json:"vendor,omitempty"`
+	VendorManaged   bool         `json:"vendor_managed,omitempty,omitzero"`
+	Risk            string       `json:"risk,omitempty"` // of the identity; empty: nothing is known
+	Grant           string       `json:"grant"`          // jwt-bearer, client_credentials, token-exchange
+	Purpose         string       `json:"purpose,omitempty"`
+	Environment     string       `json:"environment,omitempty"`
+	Sensitivity     string       `json:"data_sensitivity,omitempty"`
+	Attestation     Attestation  `json:"attestation"`
+	Depth           int          `json:"depth,omitempty,omitzero"` // delegations above the credential
+	From            *Party       `json:"from,omitempty"`           // who delegated
+	TTLSeconds      int64        `json:"ttl_seconds,omitempty,omitzero"`
+	// OpenScope: no scope was asked for, so those that are denied are dropped. Scope and
+	// Audience are what was up for decision.
+	OpenScope bool     `json:"open_scope,omitempty,omitzero"`
+	Scope     []string `json:"scope"`
+	Audience  []string `json:"audience"`
 }
 
 // EventType implements Payload.
@@ -70,6 +101,9 @@ type CredentialDenied struct {
 	Audience []string `json:"audience,omitempty"`
 	Scope    []string `json:"scope,omitempty"`
 	Policy   string   `json:"policy"`
+
+	Reasons []string         `json:"policy_reasons,omitempty"` // ids of the policies that decided
+	Context *DecisionContext `json:"context,omitempty"`        // what was decided over; absent when no policy was asked
 }
 
 // EventType implements Payload.
