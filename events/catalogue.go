@@ -30,6 +30,8 @@ const (
 	TypeSecretExposed       = "dev.lanyard.secret.exposed.v1"
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
+	TypeExceptionGranted    = "dev.lanyard.exception.granted.v1"
+	TypeExceptionEnded      = "dev.lanyard.exception.ended.v1"
 	TypePolicyPublished     = "dev.lanyard.policy.published.v1"
 	TypePolicyActivated     = "dev.lanyard.policy.activated.v1"
 	TypeRotationScheduled   = "dev.lanyard.rotation.scheduled.v1"
@@ -82,6 +84,8 @@ var Catalogue = []TypeInfo{
 	{TypeOwnerDeparted, "owner", "departed", ChannelIn, func() Payload { return new(OwnerDeparted) }},
 	{TypeFeatureDisabled, "feature", "disabled", ChannelIn, func() Payload { return new(FeatureDisabled) }},
 	{TypeTrustDeclared, "trust", "declared", ChannelLog, func() Payload { return new(TrustDeclared) }},
+	{TypeExceptionGranted, "exception", "granted", ChannelLog, func() Payload { return new(ExceptionGranted) }},
+	{TypeExceptionEnded, "exception", "ended", ChannelLog, func() Payload { return new(ExceptionEnded) }},
 	{TypeCredentialRequested, "credential", "requested", ChannelLog, func() Payload { return new(CredentialRequested) }},
 	{TypeCredentialIssued, "credential", "issued", ChannelLog, func() Payload { return new(CredentialIssued) }},
 	{TypeCredentialDenied, "credential", "denied", ChannelLog, func() Payload { return new(CredentialDenied) }},
