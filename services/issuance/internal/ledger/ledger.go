@@ -1,9 +1,9 @@
-// Package ledger remembers, from the log, which handles are dead and which tenants
-// trust each other. Only issuance imports it.
+// Package ledger remembers, from the log, which handles are dead, which tenants trust
+// each other and which exceptions to policy were granted. Only issuance imports it.
 //
 // It is folded into memory straight from the log and lives nowhere else, so no lost
-// cache can bring a dead handle back. It grows with revocations, not with issuance.
-// Before it has caught up with the log's end at start it answers nothing.
+// cache can bring a dead handle back. It grows with revocations and exceptions, not with
+// issuance. Before it has caught up with the log's end at start it answers nothing.
 package ledger
 
 import (
@@ -29,16 +29,18 @@ func Filters() []string {
 		events.LogSubject("*", "revocation", "accepted", "*"),
 		events.LogSubject("*", "revocation", "lifted", "*"),
 		events.LogSubject("*", "trust", "declared", "*"),
+		events.LogSubject("*", "exception", "*", "*"),
 	}
 }
 
 // Ledger is safe for concurrent use. The zero value is not ready.
 type Ledger struct {
-	mu       sync.RWMutex
-	handles  map[lineage.Handle]fate
-	trusts   map[string]events.TrustDeclared
-	sequence uint64        // applied up to here
-	moved    chan struct{} // closed and replaced when sequence grows
+	mu         sync.RWMutex
+	handles    map[lineage.Handle]fate
+	trusts     map[string]events.TrustDeclared
+	exceptions exceptions
+	sequence   uint64        // applied up to here
+	moved      chan struct{} // closed and replaced when sequence grows
 
 	ready chan struct{}
 	once  sync.Once
@@ -81,7 +83,7 @@ func (l *Ledger) Run(ctx context.Context, log Log) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("follow revocations and trusts: %w", err)
+	return fmt.Errorf("follow revocations, trusts and exceptions: %w", err)
 }
 
 // Ready is closed when everything that was on the log at start has been applied.
@@ -119,6 +121,14 @@ func (l *Ledger) Apply(s bus.Stored) {
 	case events.TypeTrustDeclared:
 		if p, err := events.As[events.TrustDeclared](s.Event); err == nil {
 			l.trusts[events.Tenant(s.Event)+" "+p.To] = p
+		}
+	case events.TypeExceptionGranted:
+		if p, err := events.As[events.ExceptionGranted](s.Event); err == nil {
+			l.exceptions.granted(events.Tenant(s.Event), p)
+		}
+	case events.TypeExceptionEnded:
+		if p, err := events.As[events.ExceptionEnded](s.Event); err == nil {
+			l.exceptions.ended(events.Tenant(s.Event), p.Exception)
 		}
 	}
 }

@@ -123,3 +123,61 @@ type half struct{ tail }
 func (h half) Follow(_ context.Context, _ string, _ []string, _ uint64, f func(bus.Stored) error) error {
 	return errors.Join(f(h.events[0]), h.fail)
 }
+
+func TestExceptions(t *testing.T) {
+	l := ledger.New()
+	day := 24 * time.Hour
+	grant := func(id string, expires time.Duration, f func(*events.ExceptionGranted)) events.ExceptionGranted {
+		e := events.ExceptionGranted{Exception: id, Policy: "no-production", Owner: "ana", Reason: "migration", By: "lanyard/operator",
+			GrantedAt: t0, ReviewAt: t0.Add(expires / 2), ExpiresAt: t0.Add(expires)}
+		f(&e)
+		return e
+	}
+	for i, p := range []events.Payload{
+		grant("bot", 3*day, func(e *events.ExceptionGranted) { e.Identity = "bot" }),
+		grant("search", 2*day, func(e *events.ExceptionGranted) { e.Feature = "search" }),
+		grant("all", day, func(e *events.ExceptionGranted) { e.WholeTenant = true }),
+		grant("nobody", day, func(*events.ExceptionGranted) {}),
+		grant("both", day, func(e *events.ExceptionGranted) { e.Identity, e.Feature = "bot", "search" }),
+		grant("all and one", day, func(e *events.ExceptionGranted) { e.WholeTenant, e.Identity = true, "bot" }),
+		grant("ended", 9*day, func(e *events.ExceptionGranted) { e.Identity = "bot" }),
+		events.ExceptionEnded{Exception: "ended", Reason: "done", By: "lanyard/operator", EndedAt: t0},
+		events.ExceptionEnded{Exception: "never granted", Reason: "done", By: "lanyard/operator", EndedAt: t0},
+	} {
+		l.Apply(stored(t, uint64(i+1), p))
+	}
+	for _, c := range []struct {
+		name, tenant, identity, feature string
+		at                              time.Duration
+		want                            []string
+	}{
+		{"all that hold", "acme", "bot", "search", 0, []string{"all", "bot", "search"}},
+		{"an identity of another feature", "acme", "bot", "billing", 0, []string{"all", "bot"}},
+		{"another identity of the feature", "acme", "other", "search", 0, []string{"all", "search"}},
+		{"an id that is a feature's name", "acme", "search", "bot", 0, []string{"all"}},
+		{"of no feature", "acme", "other", "", 0, []string{"all"}},
+		{"another tenant", "globex", "bot", "search", 0, nil},
+		{"just before the end", "acme", "bot", "search", day - 1, []string{"all", "bot", "search"}},
+		{"it lapses at the instant", "acme", "bot", "search", day, []string{"bot", "search"}},
+		{"two lapsed", "acme", "bot", "search", 2 * day, []string{"bot"}},
+		{"all lapsed", "acme", "bot", "search", 3 * day, nil},
+	} {
+		var got []string
+		for _, e := range l.Exceptions(t0.Add(c.at), c.tenant, c.identity, c.feature) {
+			got = append(got, e.Exception)
+		}
+		require.Equal(t, c.want, got, c.name)
+	}
+	ids := func(list []ledger.Exception) (out []string) {
+		for _, e := range list {
+			out = append(out, e.Exception)
+		}
+		return out
+	}
+	require.Equal(t, []string{"all", "search", "bot"}, ids(l.Granted("acme")), "the one that is due first comes first")
+	require.Equal(t, []string{"all", "search", "bot"}, ids(l.Granted("")))
+	require.Empty(t, l.Granted("globex"))
+	l.Apply(stored(t, 20, grant("bot", day, func(e *events.ExceptionGranted) { e.Identity = "other" })))
+	require.Len(t, l.Exceptions(t0, "acme", "bot", ""), 1, "an id that is granted again is one exception")
+	require.Len(t, l.Exceptions(t0, "acme", "other", ""), 2)
+}
