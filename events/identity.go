@@ -21,6 +21,20 @@ type Attestation struct {
 	Subject string `json:"subject"` // value of the "sub" claim
 }
 
+// JWK is a public key (RFC 7517): EC on P-256 (ES256), OKP Ed25519 (EdDSA), or RSA of
+// at least 2048 bits (RS256). Members of private keys have no place in it.
+type JWK struct {
+	KeyType   string `json:"kty"`
+	Curve     string `json:"crv,omitempty"`
+	X         string `json:"x,omitempty"` // base64url, as the next three
+	Y         string `json:"y,omitempty"`
+	N         string `json:"n,omitempty"`
+	E         string `json:"e,omitempty"`
+	KeyID     string `json:"kid,omitempty"`
+	Algorithm string `json:"alg,omitempty"`
+	Use       string `json:"use,omitempty"` // "sig" or absent
+}
+
 // Registration is what is known of an identity from its declaration.
 type Registration struct {
 	Identity    string        `json:"identity"` // id, unique within the tenant
@@ -49,6 +63,13 @@ type Registration struct {
 	// cannot see it. Unknowns is what is not known of it; one must be given.
 	VendorManaged bool     `json:"vendor_managed,omitempty,omitzero"`
 	Unknowns      []string `json:"unknowns,omitempty"`
+	// Keys are public keys of a client without a platform that vouches for it: it proves
+	// itself by assertions that it signs (private_key_jwt, RFC 7523), at most 4. They are
+	// one more way beside Attestation. To end what a stolen key made, revoke the domain
+	// urn:ietf:params:oauth:jwk-thumbprint:sha-256:<thumbprint> (RFC 9278).
+	Keys []JWK `json:"keys,omitempty"`
+	// DetailTypes are the types of authorization_details (RFC 9396) that it may be granted.
+	DetailTypes []string `json:"authorization_details_types,omitempty"`
 }
 
 // IdentityDeclared is published by the product that created an identity.

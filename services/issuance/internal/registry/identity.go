@@ -18,6 +18,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
 )
 
 // Status of an identity.
@@ -39,6 +40,7 @@ type Identity struct {
 	// Freezes in force by key: the id of the revocation, or the text that By of a
 	// freeze without one holds (see ownerKey, featureKey).
 	Freezes map[string]Freeze `json:"freezes,omitempty"`
+	Risk    string            `json:"risk,omitempty"`  // as risk.changed last had it
 	Ended   Status            `json:"ended,omitempty"` // StatusRevoked or StatusRetired
 	Reason  string            `json:"reason,omitempty"`
 	EndedBy string            `json:"ended_by,omitempty"` // revocation id, or who asked
@@ -61,6 +63,11 @@ func Fold(s Identity, e bus.Stored) Identity {
 	switch e.Event.Type() {
 	case events.TypeIdentityRegistered, events.TypeIdentityFrozen, events.TypeIdentityReinstated,
 		events.TypeIdentityRevoked, events.TypeIdentityRetired:
+	case events.TypeRiskChanged:
+		if p, err := events.As[events.RiskChanged](e.Event); err == nil {
+			s.Risk = p.Level
+		}
+		return s
 	default:
 		return s // credentials come and go without a trace in the state
 	}
@@ -165,10 +172,14 @@ func (s Identity) frozen(now time.Time) *Freeze {
 	return &f
 }
 
-// Attests reports whether the identity may prove itself as that subject of issuer.
+// Attests reports whether the identity may prove itself as that subject of issuer, which
+// may be one of its own keys.
 func (s Identity) Attests(issuer, subject string) bool {
-	return s.Registration != nil &&
-		slices.Contains(s.Registration.Attestation, events.Attestation{Issuer: issuer, Subject: subject})
+	if s.Registration == nil {
+		return false
+	}
+	return slices.Contains(s.Registration.Attestation, events.Attestation{Issuer: issuer, Subject: subject}) ||
+		subject == s.Registration.Identity && attest.OwnKey(issuer, s.Registration.Keys)
 }
 
 // Errors of decisions. None of them is mended by trying again.
@@ -242,6 +253,9 @@ func complete(r events.Registration) error {
 	case "identity", "feature", "owner":
 	default:
 		return fmt.Errorf("declare identity %q: %w: kill_switch must be identity, feature or owner", r.Identity, ErrIncomplete)
+	}
+	if err := attest.CheckClientKeys(r.Keys); err != nil {
+		return fmt.Errorf("declare identity %q: %w: %w", r.Identity, ErrIncomplete, err)
 	}
 	return thirdParty(r)
 }

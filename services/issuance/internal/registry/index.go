@@ -57,6 +57,10 @@ type cached struct {
 	until time.Time
 }
 
+// OwnKeys is, for Bound, the issuer of identities that sign their own assertions; their
+// id is the subject. It is no URI, so no attestation can name it.
+const OwnKeys = "own keys"
+
 const (
 	boundTTL  = 2 * time.Second
 	boundMax  = 1 << 15
@@ -114,6 +118,9 @@ func (x *Index) apply(p state.Pipe, s bus.Stored) {
 		}
 		for _, a := range r.Attestation {
 			p.SAdd(ctx, bindingKey(bindingSum(a.Issuer, a.Subject)), ref)
+		}
+		if len(r.Keys) > 0 {
+			p.SAdd(ctx, bindingKey(bindingSum(OwnKeys, id)), ref)
 		}
 		for _, t := range []events.Target{
 			{Kind: string(lineage.KindIdentity), Tenant: tenant, ID: id},
