@@ -1,5 +1,6 @@
 // Package api is issuance's HTTP API for callers that hold a Lanyard token: the
-// inventory, declarations and trust between tenants. Only issuance imports it.
+// inventory, declarations, trust between tenants and exceptions to policy. Only issuance
+// imports it.
 package api
 
 import (
@@ -18,6 +19,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
@@ -55,8 +57,10 @@ type Inventory interface {
 	List(ctx context.Context, tenant string) ([]registry.Summary, error)
 }
 
-// Ledger tells which handles are dead, and when it has heard of something.
+// Ledger tells which handles are dead and which exceptions nobody has ended, and when it
+// has heard of something.
 type Ledger interface {
+	Granted(tenant string) []ledger.Exception
 	Wait(ctx context.Context, sequence uint64) error
 	Dead(now time.Time, handles ...lineage.Handle) (lineage.Handle, string, bool)
 }
@@ -84,6 +88,9 @@ func (a *API) Register(mux *http.ServeMux, base string, authorize func(scope str
 		{"GET", "/v1/identities/{tenant}/{id...}", service.ScopeRead, a.show},
 		{"POST", "/v1/identities", ScopeDeclare, a.declare},
 		{"POST", "/v1/trusts", ScopeTrust, a.trust},
+		{"GET", "/v1/exceptions", service.ScopeRead, a.exceptions},
+		{"POST", "/v1/exceptions", service.ScopeOperator, a.grantException},
+		{"POST", "/v1/exceptions/{id}/end", service.ScopeOperator, a.endException},
 	} {
 		mux.Handle(r.method+" "+base+r.path, authorize(r.scope, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			ctx, cancel := context.WithTimeout(q.Context(), timeout)
