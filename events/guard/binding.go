@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -96,36 +95,16 @@ func (g *Guard) proof(r Request, jkt string, now time.Time) error {
 
 func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// sameURL compares htu with the request's URL without query and fragment, after the
-// normalisation of RFC 3986 sections 6.2.2 and 6.2.3 that RFC 9449 section 4.3 asks for.
+// sameURL compares htu with the URL of a request, as far as the request tells it.
 func sameURL(htu string, r *http.Request) bool {
-	claimed, err := url.Parse(htu)
-	if err != nil || claimed.Opaque != "" || claimed.User != nil || claimed.RawQuery != "" || claimed.Fragment != "" {
-		return false
-	}
-	actual := *r.URL
-	if !actual.IsAbs() {
-		actual.Scheme, actual.Host = "http", r.Host
+	asked := *r.URL
+	if !asked.IsAbs() {
+		asked.Scheme, asked.Host = "http", r.Host
 		if r.TLS != nil {
-			actual.Scheme = "https"
+			asked.Scheme = "https"
 		}
 	}
-	return normal(claimed) == normal(&actual)
-}
-
-func normal(u *url.URL) string {
-	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
-	switch scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	}
-	path := u.EscapedPath()
-	if path == "" {
-		path = "/"
-	}
-	return scheme + "://" + host + path
+	return token.SameURL(htu, &asked)
 }
 
 // replays remembers the proofs of the last while in two generations, each at most

@@ -2,6 +2,8 @@ package token
 
 import (
 	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -17,6 +19,7 @@ type Proof struct {
 	URL        string // htu
 	IssuedAt   int64  // iat, seconds since 1970
 	AccessHash string // ath: base64url SHA-256 of the access token's text
+	Nonce      string // that a server gave; empty when there is none
 }
 
 // OpenProof reads a DPoP proof and makes the checks of RFC 9449 section 4.3 that need
@@ -28,6 +31,16 @@ type Proof struct {
 // Proofs come from any client's library, so the header may also hold a kid, which
 // is ignored, and either value of an ECDSA s is taken.
 func OpenProof(raw string) (Proof, error) {
+	p, err := OpenTokenRequestProof(raw)
+	if err == nil && p.AccessHash == "" {
+		return Proof{}, fmt.Errorf("open proof: %w: ath is required", ErrClaims)
+	}
+	return p, err
+}
+
+// OpenTokenRequestProof is OpenProof for the token endpoint, where no access token
+// travels with the proof and ath is not required (RFC 9449 section 5).
+func OpenTokenRequestProof(raw string) (Proof, error) {
 	p, err := split(raw)
 	if err != nil {
 		return Proof{}, fmt.Errorf("open proof: %w", err)
@@ -80,14 +93,42 @@ func OpenProof(raw string) (Proof, error) {
 			return whole(d, &out.IssuedAt)
 		case "ath":
 			return text(d, &out.AccessHash)
+		case "nonce":
+			return text(d, &out.Nonce)
 		}
 		return d.SkipValue()
 	}, true)
 	if err != nil {
 		return Proof{}, fmt.Errorf("open proof: %w: %w", ErrClaims, err)
 	}
-	if out.ID == "" || out.Method == "" || out.URL == "" || out.IssuedAt == 0 || out.AccessHash == "" {
-		return Proof{}, fmt.Errorf("open proof: %w: jti, htm, htu, iat and ath are required", ErrClaims)
+	if out.ID == "" || out.Method == "" || out.URL == "" || out.IssuedAt == 0 {
+		return Proof{}, fmt.Errorf("open proof: %w: jti, htm, htu and iat are required", ErrClaims)
 	}
 	return out, nil
+}
+
+// SameURL compares a proof's htu with the absolute URL that was asked, without query and
+// fragment, after the normalisation of RFC 3986 sections 6.2.2 and 6.2.3 that RFC 9449
+// section 4.3 asks for.
+func SameURL(htu string, asked *url.URL) bool {
+	claimed, err := url.Parse(htu)
+	if err != nil || claimed.Opaque != "" || claimed.User != nil || claimed.RawQuery != "" || claimed.Fragment != "" {
+		return false
+	}
+	return normal(claimed) == normal(asked)
+}
+
+func normal(u *url.URL) string {
+	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	switch scheme {
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	path := u.EscapedPath()
+	if path == "" {
+		path = "/"
+	}
+	return scheme + "://" + host + path
 }
