@@ -120,6 +120,11 @@ type TrustedIssuer struct {
 	//   Kubernetes, issuer as in the cluster's /.well-known/openid-configuration:
 	//     claims: {kubernetes.io/namespace: prod, kubernetes.io/serviceaccount/name: agent}
 	Claims map[string]string `yaml:"claims"`
+	// PolicyClaims are the claims of its tokens that policies may decide by and that are
+	// recorded with every decision, at most 16 names as in claims. Default none. Leave out
+	// what names people. Such as, for GitHub Actions: [repository, ref, environment]. A
+	// policy reads them as context.workload.getTag("ref").
+	PolicyClaims []string `yaml:"policy_claims"`
 	// Local allows it on loopback and over http. Default false; for development only.
 	Local bool `yaml:"local"`
 }
@@ -158,7 +163,17 @@ type Issuance struct {
 	// TrustDomains are the SPIFFE trust domains whose workloads attest themselves with
 	// SVIDs. Default none.
 	TrustDomains []TrustDomain `yaml:"trust_domains"`
+	// DPoPNonce says whether a DPoP proof at the token endpoint must hold a nonce of ours:
+	// "required" or "optional". Default "required", which costs a client one more request
+	// now and then; with "optional" a stolen proof is good for a minute.
+	DPoPNonce string `yaml:"dpop_nonce"`
 }
+
+// Values of Issuance.DPoPNonce.
+const (
+	NonceRequired = "required"
+	NonceOptional = "optional"
+)
 
 // Anomaly is detection.
 type Anomaly struct {

@@ -150,6 +150,9 @@ func (c Config) validateIssuance(p *problems) {
 	if i.TTL <= 0 || i.TTL > i.MaxTTL {
 		p.add("issuance.ttl", "is %s: use more than 0s and at most issuance.max_ttl (%s)", i.TTL, i.MaxTTL)
 	}
+	if i.DPoPNonce != "" && i.DPoPNonce != NonceRequired && i.DPoPNonce != NonceOptional {
+		p.add("issuance.dpop_nonce", "is %q: use %s or %s", i.DPoPNonce, NonceRequired, NonceOptional)
+	}
 	if i.MaxDepth < 1 || i.MaxDepth > 8 {
 		p.add("issuance.max_depth", "is %d: use 1 to 8, a token has room for no longer chain", i.MaxDepth)
 	}
@@ -164,6 +167,14 @@ func (c Config) validateIssuance(p *problems) {
 		}
 		seen[t.Issuer] = true
 		checkKeys(p, field, "jwks", t.JWKS, t.Local)
+		if len(t.PolicyClaims) > maxPolicyClaims {
+			p.add(field, "shows %d policy_claims to policies: name at most %d", len(t.PolicyClaims), maxPolicyClaims)
+		}
+		for _, name := range t.PolicyClaims {
+			if ClaimPath(name) == nil {
+				p.add(field, "has the policy claim %q: want a path such as kubernetes.io/namespace, with ~1 for a slash inside a name", name)
+			}
+		}
 		for name, value := range t.Claims {
 			if value == "" || ClaimPath(name) == nil {
 				p.add(field, "has the claim %q = %q: want a path such as kubernetes.io/namespace, with ~1 for a slash inside a name, and a value", name, value)
@@ -179,6 +190,8 @@ func (c Config) validateIssuance(p *problems) {
 		p.add("rotation.overlap", "is %s, shorter than issuance.max_ttl (%s): live tokens would stop verifying; raise it", r.Overlap, i.MaxTTL)
 	}
 }
+
+const maxPolicyClaims = 16 // per issuer: they are part of every recorded decision
 
 // ClaimPath is the members that the name of a required claim leads through, outermost
 // first (RFC 6901 section 3, its first slash may be left out); nil when it is no path.

@@ -69,6 +69,9 @@ type Attested struct {
 	ID       string    // jti, may be empty
 	IssuedAt time.Time // zero when a JWT-SVID does not say
 	Expires  time.Time
+	// Claims are those that policies may decide by, as the configuration names them; nil
+	// when there are none. They are not secret: they are recorded with decisions.
+	Claims map[string]string
 }
 
 // Clients fetch key sets: Outbound from the outside world, Local from loopback for
@@ -101,6 +104,7 @@ type issuer struct {
 	audience string
 	keys     *keySet
 	required []requirement
+	shown    shown
 	statuses *statusLists
 }
 
@@ -143,12 +147,16 @@ func (v *Verifier) addIssuer(t config.TrustedIssuer, c Config) error {
 	if err != nil {
 		return err
 	}
+	toPolicies, err := policyClaims(t.PolicyClaims)
+	if err != nil {
+		return err
+	}
 	keys := newKeySet(src, t.Issuer, c)
 	client := c.Clients.Outbound
 	if t.Local {
 		client = c.Clients.Local
 	}
-	v.issuers[t.Issuer] = &issuer{audience: aud, keys: keys, required: required,
+	v.issuers[t.Issuer] = &issuer{audience: aud, keys: keys, required: required, shown: toPolicies,
 		statuses: &statusLists{client: client, local: t.Local, keys: keys, config: c}}
 	return nil
 }
@@ -207,6 +215,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Attested, error) {
 	if err := iss.statuses.check(ctx, c); err != nil {
 		return Attested{}, err
 	}
+	a.Claims = iss.shown.of(c)
 	return a, nil
 }
 

@@ -40,6 +40,41 @@ func (c claims) require(list []requirement) error {
 	return nil
 }
 
+// shown are the claims of an issuer's tokens that policies may decide by.
+type shown []requirement // without values
+
+func policyClaims(names []string) (shown, error) {
+	var out shown
+	for _, name := range names {
+		path := config.ClaimPath(name)
+		if path == nil {
+			return nil, fmt.Errorf("policy claim %q is no path", name)
+		}
+		out = append(out, requirement{name: name, path: path})
+	}
+	return out, nil
+}
+
+const maxClaim = 256 // bytes of a claim that a policy sees
+
+// of picks them from verified claims, by the names in the configuration. What is not
+// there, no text, number or boolean, or too long, is left out: a policy that asks for it
+// must deny.
+func (s shown) of(c claims) map[string]string {
+	var out map[string]string
+	for _, r := range s {
+		v, ok := scalar(c.text, r.path)
+		if !ok || len(v) > maxClaim {
+			continue
+		}
+		if out == nil {
+			out = make(map[string]string, len(s))
+		}
+		out[r.name] = v
+	}
+	return out
+}
+
 // scalar is the text, number or boolean at path, numbers and booleans as they are
 // written.
 func scalar(v jsontext.Value, path []string) (string, bool) {

@@ -3,6 +3,7 @@ package attest_test
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
@@ -75,4 +76,27 @@ func TestRequirementsThatAreRefused(t *testing.T) {
 		_, err := attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: "file:///x", Claims: required}}, Audience: aud})
 		require.ErrorContains(t, err, "required claim", name)
 	}
+}
+
+// TestPolicyClaims: policies see what the configuration names and nothing else.
+func TestPolicyClaims(t *testing.T) {
+	w := newWorld(t)
+	v, err := attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: w.url, Local: true,
+		PolicyClaims: []string{"ref", "kubernetes.io/namespace", "email_verified", "groups", "missing", "long"}}}, Audience: aud,
+		Clients: attest.Clients{Local: attest.LoopbackClient()}, Now: w.clock.now})
+	require.NoError(t, err)
+	for token, want := range map[string]map[string]string{
+		github:     {"ref": "refs/heads/main"},
+		kubernetes: {"kubernetes.io/namespace": "prod"},
+		auth0:      {"email_verified": "true"},
+		`{"sub": "x", "long": "` + strings.Repeat("x", 257) + `"}`: nil,
+	} {
+		claims := good()
+		require.NoError(t, json.Unmarshal([]byte(token), &claims))
+		got, err := v.Verify(context.Background(), w.sign(jose.ES256, w.ec, "ec", "JWT", claims))
+		require.NoError(t, err)
+		require.Equal(t, want, got.Claims)
+	}
+	_, err = attest.New(attest.Config{Issuers: []config.TrustedIssuer{{Issuer: iss, JWKS: "file:///x", PolicyClaims: []string{"a//b"}}}, Audience: aud})
+	require.ErrorContains(t, err, "policy claim")
 }
