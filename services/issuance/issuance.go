@@ -28,6 +28,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/authzen"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/policies"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/signing"
 )
@@ -60,9 +61,10 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
-	identities := state.NewEntities(env.Bus, env.State, "identity", registry.Fold)
+	identities := state.NewEntities(env.Bus, env.State, "identity/2", registry.Fold)
 	index := registry.NewIndex(env.State, env.Bus, env.Namer, env.Now)
 	dead := ledger.New()
+	rules := policies.NewStore(env.Log)
 	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now}
 	minter := &grant.Minter{Config: grant.Config{
 		Issuer: env.Config.Issuer.URL, Issuers: verifier.Issuers(),
@@ -70,7 +72,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		MaxTTL:   min(cmp.Or(time.Duration(cfg.MaxTTL), ceilingTTL), ceilingTTL),
 		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth),
 		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
-		Namer: env.Namer, Policy: grant.Builtin{}, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
+		Namer: env.Namer, Policies: rules, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
 		Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
@@ -80,6 +82,8 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}
 	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
+	(&policies.API{Store: rules, Bus: env.Bus, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
+		Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
 	pages, err := decisionPages(env)
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
@@ -94,12 +98,14 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Tasks: []service.Task{
 			{Name: "inventory", Run: func(ctx context.Context) error { return env.State.Follow(ctx, env.Bus, index.View()) }},
 			{Name: "ledger", Run: func(ctx context.Context) error { return dead.Run(ctx, env.Bus) }},
+			{Name: "policies", Run: func(ctx context.Context) error { return rules.Run(ctx, env.Bus) }},
 		},
 		Publishes: []string{
 			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
 			events.TypeExceptionGranted, events.TypeExceptionEnded,
 			events.TypeCredentialRequested, events.TypeCredentialIssued, events.TypeCredentialDenied,
 			events.TypeDelegationCreated, events.TypeTokenExchanged,
+			events.TypePolicyPublished, events.TypePolicyActivated,
 		},
 		HTTP:               mux,
 		ClientCertificates: len(cfg.TrustDomains) > 0,

@@ -21,7 +21,7 @@ var ErrInvalid = errors.New("the policies are not valid")
 // Limits of a set.
 const (
 	MaxFiles    = 256
-	MaxText     = 4 << 20 // bytes of all files
+	MaxText     = 2 << 20 // bytes of all files
 	MaxPolicies = 10_000
 )
 

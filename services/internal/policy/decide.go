@@ -25,8 +25,15 @@ type Facts struct {
 
 // Exception lifts one forbid for an identity.
 type Exception struct {
-	ID     string
-	Policy string // id of the forbid
+	ID        string
+	Policy    string   // id of the forbid
+	Scopes    []string // it holds for these only; none: any
+	Audiences []string // likewise
+}
+
+func (e Exception) covers(policy, scope, audience string) bool {
+	return e.Policy == policy && (len(e.Scopes) == 0 || slices.Contains(e.Scopes, scope)) &&
+		(len(e.Audiences) == 0 || slices.Contains(e.Audiences, audience))
 }
 
 // Verdict is a decision. The zero value denies.
@@ -150,7 +157,7 @@ func (q *Inquiry) Decide(scope, audience string) Verdict {
 	}
 	var lean []string
 	for _, id := range v.Reasons {
-		ids := q.excepted(id)
+		ids := q.excepted(id, scope, audience)
 		if len(ids) == 0 {
 			return v
 		}
@@ -165,14 +172,14 @@ func (q *Inquiry) Decide(scope, audience string) Verdict {
 	return v
 }
 
-// excepted is the exceptions that lift the forbid of that id.
-func (q *Inquiry) excepted(id string) []string {
+// excepted is the exceptions that lift the forbid of that id here.
+func (q *Inquiry) excepted(id, scope, audience string) []string {
 	if liftable, _ := q.set.Liftable(id); !liftable {
 		return nil
 	}
 	var out []string
 	for _, e := range q.facts.Exceptions {
-		if e.Policy == id {
+		if e.covers(id, scope, audience) {
 			out = append(out, e.ID)
 		}
 	}

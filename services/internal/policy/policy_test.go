@@ -110,20 +110,23 @@ func TestExceptions(t *testing.T) {
 		allow bool
 	}{
 		{"read", nil, nil, false},
-		{"read", []Exception{{"e1", "no-prod"}, {"e0", "no-dumps"}}, []string{"e1"}, true},
-		{"dump", []Exception{{"e1", "no-prod"}}, nil, false},
-		{"dump", []Exception{{"e1", "no-prod"}, {"e0", "no-dumps"}}, []string{"e0", "e1"}, true},
-		{"root", []Exception{{"e1", "no-prod"}, {"e2", "never"}}, nil, false},
-		{"read", []Exception{{"e1", "all"}}, nil, false},
+		{"read", []Exception{{ID: "e1", Policy: "no-prod"}, {ID: "e0", Policy: "no-dumps"}}, []string{"e1"}, true},
+		{"dump", []Exception{{ID: "e1", Policy: "no-prod"}}, nil, false},
+		{"dump", []Exception{{ID: "e1", Policy: "no-prod"}, {ID: "e0", Policy: "no-dumps"}}, []string{"e0", "e1"}, true},
+		{"dump", []Exception{{ID: "e1", Policy: "no-prod", Scopes: []string{"dump"}}, {ID: "e0", Policy: "no-dumps", Audiences: []string{"y", "x"}}}, []string{"e0", "e1"}, true},
+		{"dump", []Exception{{ID: "e1", Policy: "no-prod", Scopes: []string{"read"}}, {ID: "e0", Policy: "no-dumps"}}, nil, false},
+		{"dump", []Exception{{ID: "e1", Policy: "no-prod"}, {ID: "e0", Policy: "no-dumps", Audiences: []string{"y"}}}, nil, false},
+		{"root", []Exception{{ID: "e1", Policy: "no-prod"}, {ID: "e2", Policy: "never"}}, nil, false},
+		{"read", []Exception{{ID: "e1", Policy: "all"}}, nil, false},
 	} {
 		v := s.Ask(bot(func(f *Facts) { f.Exceptions = c.have })).Decide(c.scope, "x")
 		require.Equal(t, c.allow, v.Allowed, "%s %v", c.scope, c.have)
 		require.Equal(t, c.lean, v.Exceptions, "%s %v", c.scope, c.have)
 	}
-	unneeded := parse(t, permitAll).Ask(bot(func(f *Facts) { f.Exceptions = []Exception{{"e1", "all"}} })).Decide("read", "x")
+	unneeded := parse(t, permitAll).Ask(bot(func(f *Facts) { f.Exceptions = []Exception{{ID: "e1", Policy: "all"}} })).Decide("read", "x")
 	require.True(t, unneeded.Allowed)
 	require.Empty(t, unneeded.Exceptions, "what was allowed anyway leans on nothing")
-	nothing := parse(t, `@id("f") forbid (principal, action, resource);`).Ask(bot(func(f *Facts) { f.Exceptions = []Exception{{"e1", "f"}} })).Decide("read", "x")
+	nothing := parse(t, `@id("f") forbid (principal, action, resource);`).Ask(bot(func(f *Facts) { f.Exceptions = []Exception{{ID: "e1", Policy: "f"}} })).Decide("read", "x")
 	require.False(t, nothing.Allowed, "an exception permits nothing by itself")
 }
 

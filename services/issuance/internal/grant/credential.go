@@ -17,42 +17,6 @@ type credential struct {
 	events []events.Event
 }
 
-// decide makes the credential for an identity as the log has it now, or an *Error. It
-// reads nothing that a repetition would see changed but the kill set.
-func (m *Minter) decide(d decision, s registry.Identity, signer token.Signer) (*credential, error) {
-	v := m.Policy.Decide(Query{Tenant: d.ref.Tenant, Identity: s, Name: d.ref.Identity, Attested: d.attested,
-		Request: d.request, Parent: d.parent, Now: d.now})
-	if !v.Allowed {
-		if v.Code == "" {
-			return nil, refuse(UnauthorizedClient, "no policy allows it")
-		}
-		return nil, &Error{Code: v.Code, Reason: v.Reason, policy: v.Version}
-	}
-	g, e := Narrow(d.request.Ask, d.depth(), d.ceilings(s), Limits{Now: d.now, TTL: m.TTL, MaxTTL: m.MaxTTL, MaxDepth: m.MaxDepth})
-	if e != nil {
-		return nil, e
-	}
-	var above []lineage.Handle
-	if d.parent != nil {
-		above = d.parent.Claims.Lineage
-	}
-	links := d.links(s, signer.ID)
-	lin, e := extend(m.Namer, above, links)
-	if e != nil {
-		return nil, e
-	}
-	if e := m.alive(d.now, lin); e != nil {
-		return nil, e
-	}
-	c := &credential{claims: d.claims(m.Issuer, g, lin)}
-	var err error
-	if c.token, err = signer.Sign(token.TypAccess, c.claims); err != nil {
-		return nil, err
-	}
-	c.events, err = m.statements(d, s, g, c, append(links, d.above(m.Issuers)...), signer.ID, v.Version)
-	return c, err
-}
-
 // depth is how many delegations will be above the credential. It is counted on the act
 // chain of a token that we signed; as RFC 8693 section 4.1 asks, the chain grants
 // nothing: it only makes us refuse.
@@ -135,7 +99,7 @@ func (d decision) claims(issuer string, g Granted, lin []lineage.Handle) token.C
 
 // statements is what the log must hold before the token may be handed out, and for an
 // exchange the activity that detection watches.
-func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *credential, nameables []link, kid, policy string) ([]events.Event, error) {
+func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *credential, nameables []link, kid string, r ruling) ([]events.Event, error) {
 	att := events.Attestation{Issuer: d.attested.Issuer, Subject: d.attested.Subject}
 	requested, err := events.New(events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now,
 		Discriminator: d.id, Traceparent: d.request.Traceparent},
@@ -150,7 +114,8 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 	issuedEvent := events.CredentialIssued{Credential: d.jti, TokenSHA256: token.HashText(c.token), Identity: d.ref.Identity,
 		Task: d.request.Task, Request: d.id, Parent: d.parentID(), Audience: g.Audience, Scope: g.Scope,
 		Lineage: lin, Names: nameable(m.Namer, d.ref.Tenant, c.claims.Lineage, nameables),
-		IssuedAt: time.Unix(c.claims.IssuedAt, 0).UTC(), ExpiresAt: g.Expires.UTC(), KeyID: kid, Policy: policy}
+		IssuedAt: time.Unix(c.claims.IssuedAt, 0).UTC(), ExpiresAt: g.Expires.UTC(), KeyID: kid,
+		Policy: r.version, Reasons: r.reasons, Exceptions: r.exceptions, Context: r.context}
 	if d.parent != nil {
 		issuedEvent.Delegation = d.step
 	}

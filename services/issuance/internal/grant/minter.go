@@ -38,11 +38,12 @@ type Identities interface {
 	Decide(ctx context.Context, tenant, entity string, decide func(registry.Identity) ([]events.Event, error)) (registry.Identity, bus.Ack, error)
 }
 
-// Ledger is what the log says of dead handles, for ever, and of trust.
+// Ledger is what the log says of dead handles, for ever, of trust and of exceptions.
 type Ledger interface {
 	IsReady() bool
 	Dead(now time.Time, handles ...lineage.Handle) (lineage.Handle, string, bool)
 	Trust(from, to string) (events.TrustDeclared, bool)
+	Exceptions(now time.Time, tenant, identity, feature string) []events.ExceptionGranted
 }
 
 // KillSet is this process's guard: the revocations of now, pushed.
@@ -76,7 +77,7 @@ type Config struct {
 	KillSet    KillSet
 	Keys       Keys
 	Namer      *lineage.Namer
-	Policy     Policy
+	Policies   Policies
 	Log        *zap.Logger
 	Publisher  Publisher
 	Rand       io.Reader
@@ -351,7 +352,8 @@ func (m *Minter) record(ctx context.Context, d decision, e *Error) {
 		return
 	}
 	p := events.CredentialDenied{Request: d.id, Identity: d.ref.Identity, Task: d.request.Task, Code: e.Code, Reason: e.Reason,
-		Audience: d.request.Ask.Audience, Scope: d.request.Ask.Scope, Policy: cmp.Or(e.policy, InvariantsVersion)}
+		Audience: d.request.Ask.Audience, Scope: d.request.Ask.Scope, Policy: cmp.Or(e.policy, InvariantsVersion),
+		Reasons: e.reasons, Context: e.context}
 	if d.parent != nil {
 		p.Parent = d.parent.Claims.ID
 	}

@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+
+	"github.com/lanyard-nhi/lanyard/events"
 )
 
 // Error codes of RFC 6749 section 5.2, RFC 8693 section 2.2.2 (invalid_target) and
@@ -32,7 +34,10 @@ type Error struct {
 	Code   string
 	Reason string
 	cause  error  // for the operator's log
-	policy string // version of the policy that denied; empty when no policy was asked
+	policy string // version of the policies that denied; empty when none was asked
+	// reasons are the policies that denied, over context; both are for the log.
+	reasons []string
+	context *events.DecisionContext
 }
 
 // Error implements error.
