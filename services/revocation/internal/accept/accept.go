@@ -129,9 +129,11 @@ func Decide(req Request, f Facts, l Limits, now time.Time) Verdict {
 }
 
 // authority: callers of the system tenant may name any target, others only
-// targets of their own tenant.
+// targets of their own tenant. A trust between two tenants either of them may revoke,
+// but only the one that gave it may freeze it, lest one lifts what the other froze.
 func authority(req Request, f Facts) Verdict {
-	if req.Tenant != SystemTenant && f.Thing.Tenant != req.Tenant && (f.Known || f.Thing.Tenant != "") {
+	receiver := req.Mode == events.ModeRevoke && f.Thing.Kind == lineage.KindTrust && strings.HasSuffix(f.Thing.ID, "->"+req.Tenant)
+	if req.Tenant != SystemTenant && f.Thing.Tenant != req.Tenant && !receiver && (f.Known || f.Thing.Tenant != "") {
 		return Verdict{Code: CodeForbidden, Reason: "requests of tenant " + req.Tenant + " may name targets of that tenant only"}
 	}
 	if !f.Known {

@@ -18,6 +18,7 @@ func TestDecide(t *testing.T) {
 	identity := Thing{Kind: lineage.KindIdentity, Tenant: "acme", ID: "bot"}
 	thing := func(k lineage.Kind) Thing { return Thing{Kind: k, Tenant: "acme", ID: "x"} }
 	foreign := Thing{Kind: lineage.KindIdentity, Tenant: "globex", ID: "bot"}
+	trust := Thing{Kind: lineage.KindTrust, Tenant: "acme", ID: "acme->globex"}
 	frozen := &Holder{Revocation: "f", Mode: events.ModeFreeze, Until: new(now.Add(time.Minute))}
 	revoked := &Holder{Revocation: "r", Mode: events.ModeRevoke}
 	ask := func(f func(*Request)) Request {
@@ -60,6 +61,11 @@ func TestDecide(t *testing.T) {
 		{"lift of what is revoked", ask(mode(events.ModeLift)), known(identity, func(f *Facts) { f.Holder = revoked }), CodeNotFrozen, "r"},
 		{"lift completed after a crash", ask(mode(events.ModeLift)), known(identity, func(f *Facts) { f.Ending = "f" }), "", "f"},
 		{"lift of another tenant's", ask(mode(events.ModeLift)), known(foreign, func(f *Facts) { f.Holder = frozen }), CodeForbidden, ""},
+		{"trust, by the tenant that receives", ask(func(r *Request) { r.Tenant = "globex" }), known(trust, nil), "", ""},
+		{"trust, by a third tenant", ask(func(r *Request) { r.Tenant = "lobex" }), known(trust, nil), CodeForbidden, ""},
+		{"trust, frozen by the tenant that receives", ask(func(r *Request) { r.Tenant, r.Mode = "globex", events.ModeFreeze }), known(trust, nil), CodeForbidden, ""},
+		{"trust, lifted by the tenant that receives", ask(func(r *Request) { r.Tenant, r.Mode = "globex", events.ModeLift }), known(trust, func(f *Facts) { f.Holder = frozen }), CodeForbidden, ""},
+		{"identity with a trust's name", ask(func(r *Request) { r.Tenant = "globex" }), known(Thing{Kind: lineage.KindIdentity, Tenant: "acme", ID: "acme->globex"}, nil), CodeForbidden, ""},
 		{"unsafe server", ask(nil), known(identity, func(f *Facts) { f.Unsafe = errors.New("mend it so") }), CodeUnsafe, ""},
 		{"wide needs confirm", ask(nil), known(identity, func(f *Facts) { f.Live = 51 }), CodeConfirm, ""},
 		{"at the breadth", ask(nil), known(identity, func(f *Facts) { f.Live = 50 }), "", ""},
