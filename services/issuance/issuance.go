@@ -10,7 +10,6 @@ package issuance
 import (
 	"cmp"
 	"context"
-	"crypto/cipher"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -21,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/lanyard-nhi/lanyard/services/internal/state"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/api"
@@ -66,6 +66,14 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	dead := ledger.New()
 	rules := policies.NewStore(env.Log)
 	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now}
+	secret, err := env.Keys.LineageKey() // every issuance process has it
+	if err != nil {
+		return service.Service{}, fmt.Errorf("build issuance: %w", err)
+	}
+	nonces, err := grant.NewNonces(secret, cfg.DPoPNonce != config.NonceOptional)
+	if err != nil {
+		return service.Service{}, fmt.Errorf("build issuance: %w", err)
+	}
 	minter := &grant.Minter{Config: grant.Config{
 		Issuer: env.Config.Issuer.URL, Issuers: verifier.Issuers(),
 		TTL:      min(cmp.Or(time.Duration(cfg.TTL), defaultTTL), ceilingTTL),
@@ -73,10 +81,10 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth),
 		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
 		Namer: env.Namer, Policies: rules, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
-		Failpoint: failpoint,
+		Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
-	oauth := &grant.Server{Mint: minter.Mint, JWKS: env.Keys.JWKS, Issuer: issuer, Now: env.Now}
+	oauth := &grant.Server{Mint: minter.Mint, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
 	if err := oauth.Register(mux, env.Metrics); err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
@@ -84,7 +92,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
 	(&policies.API{Store: rules, Bus: env.Bus, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
 		Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
-	pages, err := decisionPages(env)
+	pages, err := authzen.NewPages(secret)
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
@@ -110,16 +118,6 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		HTTP:               mux,
 		ClientCertificates: len(cfg.TrustDomains) > 0,
 	}, nil
-}
-
-// decisionPages seals the page tokens of the AuthZEN API; every issuance process has the
-// lineage key.
-func decisionPages(env service.Env) (cipher.AEAD, error) {
-	secret, err := env.Keys.LineageKey()
-	if err != nil {
-		return nil, err
-	}
-	return authzen.NewPages(secret)
 }
 
 // sampled keeps strangers who knock from filling the log: ten alike a second are

@@ -85,7 +85,7 @@ func (d decision) above(issuers []string) []link {
 func (d decision) claims(issuer string, g Granted, lin []lineage.Handle) token.Claims {
 	c := token.Claims{Issuer: issuer, Subject: d.ref.Identity, Audience: g.Audience, ClientID: d.ref.Identity,
 		IssuedAt: d.now.Unix(), Expires: g.Expires.Unix(), ID: d.jti, Scope: strings.Join(g.Scope, " "),
-		Tenant: d.ref.Tenant, Task: d.request.Task, Lineage: lin}
+		Tenant: d.ref.Tenant, Task: d.request.Task, Lineage: lin, Confirm: d.confirm}
 	if d.parent != nil {
 		// RFC 8693 section 4.1: the outermost actor acts now, nested ones acted before.
 		earlier := d.parent.Claims.Actor

@@ -16,7 +16,10 @@ type Server struct {
 	Mint   func(ctx context.Context, q Request) (Response, error)
 	JWKS   func() ([]byte, error)
 	Issuer *url.URL // without trailing slash
-	Now    func() time.Time
+	Nonces *Nonces
+	// Certificates: the connection may ask for client certificates.
+	Certificates bool
+	Now          func() time.Time
 
 	requests *prometheus.CounterVec
 	seconds  prometheus.Histogram
@@ -56,6 +59,9 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		if resp, err = s.Mint(ctx, q); err != nil {
 			e = asError(err)
 		}
+	}
+	if q.DPoP != "" || e != nil && e.Code == UseNonce {
+		w.Header().Set("DPoP-Nonce", s.Nonces.At(s.Now()))
 	}
 	outcome := "ok"
 	if e != nil {

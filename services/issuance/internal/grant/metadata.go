@@ -22,13 +22,18 @@ func (s *Server) registerMetadata(mux *http.ServeMux, base string) {
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	base := strings.TrimSuffix(s.Issuer.String(), "/")
 	writeJSON(w, http.StatusOK, map[string]any{
-		"issuer":                                s.Issuer.String(),
-		"token_endpoint":                        base + "/oauth2/token",
-		"jwks_uri":                              base + "/.well-known/jwks.json",
-		"grant_types_supported":                 []string{GrantJWTBearer, GrantExchange, GrantClient},
-		"response_types_supported":              []string{},
-		"token_endpoint_auth_methods_supported": []string{"none"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"ES256"},
+		"issuer":                   s.Issuer.String(),
+		"token_endpoint":           base + "/oauth2/token",
+		"jwks_uri":                 base + "/.well-known/jwks.json",
+		"grant_types_supported":    []string{GrantJWTBearer, GrantExchange, GrantClient},
+		"response_types_supported": []string{},
+		// "none": the assertion of jwt-bearer and the actor_token prove the workload. The
+		// last two are by draft-ietf-oauth-spiffe-client-auth.
+		"token_endpoint_auth_methods_supported":            []string{"none", "private_key_jwt", "spiffe_jwt", "spiffe_x509"},
+		"token_endpoint_auth_signing_alg_values_supported": []string{"ES256", "EdDSA", "RS256"},
+		"dpop_signing_alg_values_supported":                []string{"ES256", "EdDSA"},
+		"tls_client_certificate_bound_access_tokens":       s.Certificates,
+		"subject_types_supported":                          []string{"public"},
+		"id_token_signing_alg_values_supported":            []string{"ES256"},
 	})
 }

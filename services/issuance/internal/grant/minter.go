@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,6 +26,7 @@ import (
 type Attester interface {
 	Verify(ctx context.Context, raw string) (attest.Attested, error)
 	VerifyCertificate(ctx context.Context, chain []*x509.Certificate) (attest.Attested, error)
+	VerifyClient(a attest.ClientAssertion, keys []events.JWK) (attest.Attested, error)
 }
 
 // Bindings finds who may prove itself how.
@@ -82,6 +84,12 @@ type Config struct {
 	Publisher  Publisher
 	Rand       io.Reader
 	Now        func() time.Time
+	// Endpoint is the URL of the token endpoint, which DPoP proofs name.
+	Endpoint *url.URL
+	Nonces   *Nonces
+	// Once reports whether id is shown for the first time within ttl, at any process of
+	// this issuer.
+	Once func(ctx context.Context, space, id string, ttl time.Duration) (bool, error)
 	// Failpoint is called between the last check of the lineage and the append;
 	// tests let revocations race there.
 	Failpoint func()
@@ -103,6 +111,7 @@ type decision struct {
 	ref      registry.Ref
 	attested attest.Attested
 	parent   *Parent
+	confirm  *token.Confirm // what the credential will be bound to; nil: nothing
 	trust    *events.TrustDeclared
 	now      time.Time
 	jti      string
@@ -129,7 +138,7 @@ func (m *Minter) Mint(ctx context.Context, q Request) (Response, error) {
 // finds out who asks.
 func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	d := decision{request: q, now: m.Now()}
-	d.request.Proof, d.request.Parent, d.request.Client = "", "", Client{}
+	d.request.Proof, d.request.Parent, d.request.DPoP, d.request.Client = "", "", "", Client{}
 	ids := make([]byte, 48)
 	if _, err := io.ReadFull(m.Rand, ids); err != nil {
 		return d, fmt.Errorf("draw ids: %w", err)
@@ -141,12 +150,17 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	if !m.KillSet.Status().Fresh {
 		return d, unavailable(nil, "the kill feed is not current, so nothing may be issued")
 	}
+	confirm, proof, e := m.confirm(q, d.now)
+	if e != nil {
+		return d, e
+	}
+	d.confirm = confirm
 	var err error
-	if d.attested, err = m.attest(ctx, q); err != nil {
+	if d.attested, d.ref, err = m.who(ctx, q); err != nil {
 		return d, err
 	}
-	if d.ref, err = m.resolve(ctx, d.attested, q); err != nil {
-		return d, err
+	if e := m.useProof(ctx, proof); e != nil {
+		return d, e
 	}
 	if q.Grant != GrantExchange {
 		return d, nil
@@ -155,6 +169,9 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	if err != nil {
 		return d, err
 	}
+	if e := keepBinding(d.parent.Claims.Confirm, d.confirm); e != nil {
+		return d, e
+	}
 	return d, m.admitStep(&d)
 }
 
@@ -162,10 +179,13 @@ func (m *Minter) attest(ctx context.Context, q Request) (attest.Attested, error)
 	var a attest.Attested
 	var err error
 	code := InvalidGrant
-	if q.Grant == GrantClient {
+	switch {
+	case q.Client.Type == AssertionSPIFFE:
+		return m.bySVID(ctx, q)
+	case q.Grant == GrantClient:
 		code = InvalidClient
 		a, err = m.Attester.VerifyCertificate(ctx, q.Client.Certificates)
-	} else {
+	default:
 		a, err = m.Attester.Verify(ctx, q.Proof)
 	}
 	switch {
@@ -246,8 +266,6 @@ func (m *Minter) openParent(ctx context.Context, raw string, now time.Time) (*Pa
 		return nil, refuse(InvalidGrant, "the subject_token has expired")
 	case c.NotBefore > now.Unix()+leeway || c.IssuedAt > now.Unix()+leeway:
 		return nil, refuse(InvalidGrant, "the subject_token is not valid yet")
-	case c.Confirm != nil:
-		return nil, refuse(InvalidGrant, "the subject_token is bound to a key; bound tokens cannot be exchanged here")
 	}
 	if e := m.alive(now, c.Lineage); e != nil {
 		return nil, refuse(InvalidGrant, "the subject_token or something it hangs from is revoked or frozen")
@@ -333,6 +351,9 @@ func (m *Minter) issue(ctx context.Context, d decision) (Response, error) {
 	resp := Response{AccessToken: c.token, TokenType: "Bearer", ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope}
 	if d.parent != nil {
 		resp.IssuedTokenType = TypeAccessToken
+	}
+	if c.claims.Confirm != nil && c.claims.Confirm.JKT != "" {
+		resp.TokenType = "DPoP"
 	}
 	return resp, nil
 }

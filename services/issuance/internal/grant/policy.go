@@ -95,7 +95,7 @@ func (d decision) context(s registry.Identity, g Granted) *events.DecisionContex
 	c := &events.DecisionContext{Kind: reg.Kind, Owner: reg.Owner, Feature: reg.Feature, IdentityPurpose: reg.Purpose, Backend: reg.Backend,
 		Vendor: reg.Vendor, VendorManaged: reg.VendorManaged, Risk: s.Risk, Grant: shortGrant(d.request.Grant), Purpose: d.request.Purpose,
 		Environment: d.request.Environment, Sensitivity: d.request.Sensitivity,
-		Attestation: events.Attestation{Issuer: d.attested.Issuer, Subject: d.attested.Subject}, Depth: g.Depth,
+		Attestation: events.Attestation{Issuer: d.attested.Issuer, Subject: d.attested.Subject}, Claims: d.attested.Claims, Depth: g.Depth,
 		TTLSeconds: int64(d.request.Ask.TTL / time.Second), OpenScope: len(d.request.Ask.Scope) == 0, Scope: g.Scope, Audience: g.Audience}
 	if d.parent != nil {
 		c.From = &events.Party{Tenant: d.parent.Claims.Tenant, Identity: d.parent.Claims.Subject}

@@ -18,7 +18,8 @@ import (
 const (
 	GrantJWTBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 	GrantExchange  = "urn:ietf:params:oauth:grant-type:token-exchange"
-	// GrantClient is for workloads whose proof is an X509-SVID in the TLS handshake.
+	// GrantClient is for workloads whose proof is a client assertion, or an X509-SVID in
+	// the TLS handshake.
 	GrantClient = "client_credentials"
 )
 
@@ -36,11 +37,13 @@ const (
 	maxTextSize = 256 // bytes of task, purpose and the other context parameters
 )
 
-// Request is a token request that is well formed. Proof and Parent are secrets.
+// Request is a token request that is well formed. Proof, Parent, DPoP and Client hold
+// secrets.
 type Request struct {
 	Grant       string
 	Proof       string // attestation of the workload that will hold the credential
-	Client      Client // the same, when it is a certificate
+	Client      Client // the same, when it is a certificate or a client assertion
+	DPoP        string // proof of the key that the credential will be bound to; optional
 	Parent      string // access token that is exchanged; empty for the first grant
 	Ask         Ask
 	Task        string
@@ -52,10 +55,11 @@ type Request struct {
 	Traceparent string
 }
 
-// Client is a workload that proves itself by its TLS connection.
+// Client is how a client authenticates.
 type Client struct {
-	SPIFFEID     string              // who it says it is
-	Certificates []*x509.Certificate // what it presented, leaf first; not verified
+	Type, Assertion string              // of a client assertion; empty: there is none
+	SPIFFEID        string              // client_id, where an SVID is the proof
+	Certificates    []*x509.Certificate // of the TLS connection, leaf first; not verified
 }
 
 // ReadRequest reads a token request from its form body. Parameters in the query are
@@ -67,6 +71,12 @@ func ReadRequest(r *http.Request) (Request, *Error) {
 		return Request{}, e
 	}
 	q := Request{Grant: form.Get("grant_type"), Traceparent: r.Header.Get("Traceparent")}
+	if e := readProof(&q, r); e != nil {
+		return q, e
+	}
+	if e := readClient(&q, r, form); e != nil {
+		return q, e
+	}
 	switch q.Grant {
 	case GrantJWTBearer:
 		if q.Proof = form.Get("assertion"); q.Proof == "" {
@@ -77,17 +87,19 @@ func ReadRequest(r *http.Request) (Request, *Error) {
 			return q, e
 		}
 	case GrantClient:
-		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-			return q, refuse(InvalidClient, "the connection has no client certificate: connect by TLS with an X509-SVID, or use %s", GrantJWTBearer)
+		if q.Client.Type == "" && len(q.Client.Certificates) == 0 {
+			return q, refuse(InvalidClient, "send a client_assertion, or connect by TLS with an X509-SVID")
 		}
-		// Here client_id is the workload (draft-ietf-oauth-spiffe-client-auth section 3.2),
-		// not one of several identities.
-		q.Client = Client{form.Get("client_id"), r.TLS.PeerCertificates}
-		form.Del("client_id")
 	case "":
 		return q, refuse(InvalidRequest, "grant_type is missing: use %s, %s or %s", GrantJWTBearer, GrantExchange, GrantClient)
 	default:
 		return q, refuse(UnsupportedGrantType, "use %s, %s or %s", GrantJWTBearer, GrantExchange, GrantClient)
+	}
+	if q.Client.Type == AssertionSPIFFE || q.Client.Type == "" && q.Grant == GrantClient {
+		// Here client_id is the workload (draft-ietf-oauth-spiffe-client-auth section 3),
+		// not one of several identities.
+		q.Client.SPIFFEID = form.Get("client_id")
+		form.Del("client_id")
 	}
 	return q, readContext(&q, form)
 }
@@ -125,13 +137,15 @@ func exchangeTokens(q *Request, form url.Values) *Error {
 		return refuse(InvalidRequest, "subject_token is missing: send the Lanyard access token that is to be exchanged")
 	case form.Get("subject_token_type") != TypeAccessToken:
 		return refuse(InvalidRequest, "subject_token_type must be %s", TypeAccessToken)
-	case q.Proof == "":
-		return refuse(InvalidRequest, "actor_token is missing: send an OIDC token of the acting workload")
+	case q.Proof == "" && q.Client.Type == "":
+		return refuse(InvalidRequest, "actor_token is missing: send an OIDC token of the acting workload, or a client_assertion")
+	case q.Proof != "" && q.Client.Type != "":
+		return refuse(InvalidRequest, "actor_token and client_assertion both say who acts: send one of them")
 	}
-	switch form.Get("actor_token_type") {
-	case TypeJWT, TypeIDToken:
+	switch t := form.Get("actor_token_type"); {
+	case q.Proof == "" && t == "", t == TypeJWT, t == TypeIDToken:
 	default:
-		return refuse(InvalidRequest, "actor_token_type must be %s or %s", TypeJWT, TypeIDToken)
+		return refuse(InvalidRequest, "actor_token_type must be %s or %s, and is sent with actor_token only", TypeJWT, TypeIDToken)
 	}
 	switch form.Get("requested_token_type") {
 	case "", TypeAccessToken, TypeJWT:
