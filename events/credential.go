@@ -74,9 +74,11 @@ type DecisionContext struct {
 	Environment     string       `json:"environment,omitempty"`
 	Sensitivity     string       `json:"data_sensitivity,omitempty"`
 	Attestation     Attestation  `json:"attestation"`
-	Depth           int          `json:"depth,omitempty,omitzero"` // delegations above the credential
-	From            *Party       `json:"from,omitempty"`           // who delegated
-	TTLSeconds      int64        `json:"ttl_seconds,omitempty,omitzero"`
+	// Claims of the attestation that the configuration shows to policies, by name.
+	Claims     map[string]string `json:"claims,omitempty"`
+	Depth      int               `json:"depth,omitempty,omitzero"` // delegations above the credential
+	From       *Party            `json:"from,omitempty"`           // who delegated
+	TTLSeconds int64             `json:"ttl_seconds,omitempty,omitzero"`
 	// OpenScope: no scope was asked for, so those that are denied are dropped. Scope and
 	// Audience are what was up for decision.
 	OpenScope bool     `json:"open_scope,omitempty,omitzero"`

@@ -53,6 +53,7 @@ const (
 	typeFeature  = "Lanyard::Feature"
 	typeIdentity = "Lanyard::Identity"
 	typeAudience = "Lanyard::Audience"
+	typeWorkload = "Lanyard::Workload"
 )
 
 func uid(typ cedar.EntityType, id string) cedar.EntityUID {
@@ -91,10 +92,28 @@ func (s *Set) Ask(f Facts) *Inquiry {
 			"feature": cedar.String(c.Feature), "purpose": cedar.String(c.IdentityPurpose), "backend": cedar.String(c.Backend),
 			"vendor": cedar.String(c.Vendor), "vendor_managed": cedar.Boolean(c.VendorManaged), "risk": cedar.String(risk(c.Risk)),
 		})},
-		tenant: tenant,
-		within: cedar.NewEntityUIDSet(tenant),
+		tenant:   tenant,
+		within:   cedar.NewEntityUIDSet(tenant),
+		workload: workload(c),
 	}
 	return q
+}
+
+func workload(c events.DecisionContext) cedar.Entity {
+	e := cedar.Entity{UID: workloadID(c)}
+	if len(c.Claims) == 0 {
+		return e
+	}
+	tags := make(cedar.RecordMap, len(c.Claims))
+	for name, value := range c.Claims {
+		tags[cedar.String(name)] = cedar.String(value)
+	}
+	e.Tags = cedar.NewRecord(tags)
+	return e
+}
+
+func workloadID(c events.DecisionContext) cedar.EntityUID {
+	return uid(typeWorkload, c.Attestation.Issuer+" "+c.Attestation.Subject)
 }
 
 // risk of which nothing is known is low.
@@ -115,6 +134,7 @@ func contextOf(f Facts) cedar.RecordMap {
 		"task": cedar.String(f.Task), "purpose": cedar.String(c.Purpose), "environment": cedar.String(c.Environment),
 		"data_sensitivity": cedar.String(c.Sensitivity), "grant": cedar.String(c.Grant), "depth": cedar.Long(c.Depth),
 		"attestation": cedar.NewRecord(cedar.RecordMap{"issuer": cedar.String(c.Attestation.Issuer), "subject": cedar.String(c.Attestation.Subject)}),
+		"workload":    workloadID(c),
 		"from":        cedar.NewRecord(cedar.RecordMap{"tenant": cedar.String(from.Tenant), "identity": cedar.String(from.Identity)}),
 		"ttl_seconds": cedar.Long(c.TTLSeconds), "time": cedar.NewDatetime(f.Time),
 	}
@@ -125,6 +145,7 @@ type entities struct {
 	principal cedar.Entity
 	tenant    cedar.EntityUID
 	within    cedar.EntityUIDSet // the tenant
+	workload  cedar.Entity
 }
 
 // Get implements cedar.EntityGetter.
@@ -132,6 +153,8 @@ func (e *entities) Get(id cedar.EntityUID) (cedar.Entity, bool) {
 	switch {
 	case id == e.principal.UID:
 		return e.principal, true
+	case id == e.workload.UID:
+		return e.workload, true
 	case (id.Type == typeOwner || id.Type == typeFeature) && e.principal.Parents.Contains(id):
 		return cedar.Entity{UID: id, Parents: e.within}, true
 	}

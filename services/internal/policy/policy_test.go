@@ -67,6 +67,11 @@ func TestConditions(t *testing.T) {
 		{`context.grant == "jwt-bearer" && context.depth == 0 && context.from.tenant == "" && context.ttl_seconds == 0`, bot(), true},
 		{`context.depth <= 2 && context.from.tenant == "globex" && context.from.identity == "boss"`, bot(delegated), true},
 		{`context.time.toTime() < duration("6h")`, bot(), true},
+		{`context.workload.hasTag("ref") && context.workload.getTag("ref") == "refs/heads/main"`, bot(func(f *Facts) {
+			f.Context.Claims = map[string]string{"ref": "refs/heads/main"}
+		}), true},
+		{`context.workload.hasTag("ref") && context.workload.getTag("ref") == "refs/heads/main"`, bot(), false},
+		{`context.workload == Lanyard::Workload::"https://idp.example wl/bot"`, bot(), true},
 		{`context.time < datetime("2026-11-24")`, bot(), false},
 	} {
 		s := parse(t, `@id("p") permit (principal, action, resource) when { `+c.when+` };`)
