@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events/token"
@@ -158,4 +159,8 @@ func keepBinding(parent, c *token.Confirm) *Error {
 
 // TokenEndpoint is the URL that DPoP proofs must name: the configured one, since behind a
 // proxy that ends TLS the request does not tell.
-func TokenEndpoint(issuer *url.URL) *url.URL { return issuer.JoinPath("oauth2", "token") }
+func TokenEndpoint(issuer *url.URL) *url.URL {
+	u := *issuer
+	u.Path, u.RawPath = strings.TrimSuffix(issuer.Path, "/")+"/oauth2/token", ""
+	return &u
+}
