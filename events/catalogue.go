@@ -19,7 +19,6 @@ const (
 	TypeOwnerDeparted       = "dev.lanyard.owner.departed.v1"
 	TypeFeatureDisabled     = "dev.lanyard.feature.disabled.v1"
 	TypeTrustDeclared       = "dev.lanyard.trust.declared.v1"
-	TypeCredentialRequested = "dev.lanyard.credential.requested.v1"
 	TypeCredentialIssued    = "dev.lanyard.credential.issued.v1"
 	TypeCredentialDenied    = "dev.lanyard.credential.denied.v1"
 	TypeCredentialExpired   = "dev.lanyard.credential.expired.v1"
@@ -86,7 +85,6 @@ var Catalogue = []TypeInfo{
 	{TypeTrustDeclared, "trust", "declared", ChannelLog, func() Payload { return new(TrustDeclared) }},
 	{TypeExceptionGranted, "exception", "granted", ChannelLog, func() Payload { return new(ExceptionGranted) }},
 	{TypeExceptionEnded, "exception", "ended", ChannelLog, func() Payload { return new(ExceptionEnded) }},
-	{TypeCredentialRequested, "credential", "requested", ChannelLog, func() Payload { return new(CredentialRequested) }},
 	{TypeCredentialIssued, "credential", "issued", ChannelLog, func() Payload { return new(CredentialIssued) }},
 	{TypeCredentialDenied, "credential", "denied", ChannelLog, func() Payload { return new(CredentialDenied) }},
 	{TypeCredentialExpired, "credential", "expired", ChannelLog, func() Payload { return new(CredentialExpired) }},

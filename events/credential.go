@@ -11,28 +11,6 @@ type Named struct {
 	ID     string `json:"id"`
 }
 
-// CredentialRequested states that an identity asked for a credential and with
-// what proof and context. Tokens never travel in events.
-type CredentialRequested struct {
-	Request     string      `json:"request"` // id of the request
-	Identity    string      `json:"identity"`
-	Grant       string      `json:"grant"` // OAuth grant type
-	Task        string      `json:"task,omitempty"`
-	Purpose     string      `json:"purpose,omitempty"`
-	Environment string      `json:"environment,omitempty"`
-	Sensitivity string      `json:"sensitivity,omitempty"` // data sensitivity
-	Audience    []string    `json:"audience,omitempty"`
-	Scope       []string    `json:"scope,omitempty"`
-	Attestation Attestation `json:"attestation"`
-	Parent      string      `json:"parent,omitempty"` // jti of the credential that is exchanged
-}
-
-// EventType implements Payload.
-func (CredentialRequested) EventType() string { return TypeCredentialRequested }
-
-// Entity implements Payload.
-func (p CredentialRequested) Entity() string { return p.Identity }
-
 // CredentialIssued states that a token exists. It is on the log before the token
 // is handed out.
 type CredentialIssued struct {

@@ -92,10 +92,10 @@ func TestPrivateKeyJWT(t *testing.T) {
 	assertion := laptop.assertion("bot", w.url)
 	_, c := w.issue(setting(asClient(grant.AssertionJWT, assertion), "client_id", "bot"))
 	require.Equal(t, "bot", c.Subject)
-	asked, _ := logged[events.CredentialRequested](w, events.LogSubject("acme", "credential", "requested", "bot"))
-	require.Equal(t, "bot", asked.Attestation.Subject)
-	require.True(t, strings.HasPrefix(asked.Attestation.Issuer, attest.KeyIssuer))
-	require.Equal(t, w.namer.Name(lineage.KindDomain, "", asked.Attestation.Issuer), c.Lineage[0], "the key can be revoked")
+	asked, _ := logged[events.CredentialIssued](w, events.LogSubject("acme", "credential", "issued", "bot"))
+	require.Equal(t, "bot", asked.Context.Attestation.Subject)
+	require.True(t, strings.HasPrefix(asked.Context.Attestation.Issuer, attest.KeyIssuer))
+	require.Equal(t, w.namer.Name(lineage.KindDomain, "", asked.Context.Attestation.Issuer), c.Lineage[0], "the key can be revoked")
 
 	for name, form := range map[string]url.Values{
 		"replayed":          asClient(grant.AssertionJWT, assertion),
@@ -125,7 +125,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 		require.Equal(t, "invalid_request", w.post(form).Error, name)
 	}
 
-	w.kill(w.record(events.Target{Kind: string(lineage.KindDomain), ID: asked.Attestation.Issuer}, "rev-key", events.ModeRevoke), "rev-key", events.ModeRevoke)
+	w.kill(w.record(events.Target{Kind: string(lineage.KindDomain), ID: asked.Context.Attestation.Issuer}, "rev-key", events.ModeRevoke), "rev-key", events.ModeRevoke)
 	w.eventually("the key is dead", func() bool {
 		return w.post(asClient(grant.AssertionJWT, laptop.assertion("bot", w.url))).Error == "invalid_grant"
 	})

@@ -111,7 +111,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Publishes: []string{
 			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
 			events.TypeExceptionGranted, events.TypeExceptionEnded,
-			events.TypeCredentialRequested, events.TypeCredentialIssued, events.TypeCredentialDenied,
+			events.TypeCredentialIssued, events.TypeCredentialDenied,
 			events.TypeDelegationCreated, events.TypeTokenExchanged,
 			events.TypePolicyPublished, events.TypePolicyActivated,
 		},

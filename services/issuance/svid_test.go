@@ -105,8 +105,8 @@ func TestJWTSVIDGetsAToken(t *testing.T) {
 	parent, c := w.issue(form(ca.svid(t, "/agents/bot", ours)))
 	require.Equal(t, "bot", c.Subject)
 	require.Equal(t, w.namer.Name(lineage.KindDomain, "", "spiffe://prod.example.org"), c.Lineage[0], "whoever revokes the domain reaches it")
-	asked, _ := logged[events.CredentialRequested](w, events.LogSubject("acme", "credential", "requested", "bot"))
-	require.Equal(t, events.Attestation{Issuer: "spiffe://prod.example.org", Subject: "spiffe://prod.example.org/agents/bot"}, asked.Attestation)
+	asked, _ := logged[events.CredentialIssued](w, events.LogSubject("acme", "credential", "issued", "bot"))
+	require.Equal(t, events.Attestation{Issuer: "spiffe://prod.example.org", Subject: "spiffe://prod.example.org/agents/bot"}, asked.Context.Attestation)
 
 	exchange := url.Values{"grant_type": {grant.GrantExchange}, "subject_token": {parent}, "subject_token_type": {grant.TypeAccessToken},
 		"actor_token": {ca.svid(t, "/agents/helper", ours)}, "actor_token_type": {grant.TypeJWT}, "audience": {"https://a.example"}}

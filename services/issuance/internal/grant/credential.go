@@ -100,16 +100,6 @@ func (d decision) claims(issuer string, g Granted, lin []lineage.Handle) token.C
 // statements is what the log must hold before the token may be handed out, and for an
 // exchange the activity that detection watches.
 func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *credential, nameables []link, kid string, r ruling) ([]events.Event, error) {
-	att := events.Attestation{Issuer: d.attested.Issuer, Subject: d.attested.Subject}
-	requested, err := events.New(events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now,
-		Discriminator: d.id, Traceparent: d.request.Traceparent},
-		events.CredentialRequested{Request: d.id, Identity: d.ref.Identity, Grant: d.request.Grant, Task: d.request.Task,
-			Purpose: d.request.Purpose, Environment: d.request.Environment, Sensitivity: d.request.Sensitivity,
-			Audience: d.request.Ask.Audience, Scope: d.request.Ask.Scope, Attestation: att, Parent: d.parentID()})
-	if err != nil {
-		return nil, err
-	}
-	origin := events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now, Cause: &requested}
 	lin := texts(c.claims.Lineage)
 	issuedEvent := events.CredentialIssued{Credential: d.jti, TokenSHA256: token.HashText(c.token), Identity: d.ref.Identity,
 		Task: d.request.Task, Request: d.id, Parent: d.parentID(), Audience: g.Audience, Scope: g.Scope,
@@ -119,14 +109,16 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 	if d.parent != nil {
 		issuedEvent.Delegation = d.step
 	}
-	issued, err := events.New(origin, issuedEvent)
+	issued, err := events.New(events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now,
+		Discriminator: d.id, Traceparent: d.request.Traceparent}, issuedEvent)
 	if err != nil {
 		return nil, err
 	}
-	out := []events.Event{requested, issued}
+	out := []events.Event{issued}
 	if d.parent == nil {
 		return out, nil
 	}
+	origin := events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now, Cause: &issued}
 	for _, p := range []events.Payload{m.delegation(d, g, lin), m.activity(d, s, g)} {
 		e, err := events.New(origin, p)
 		if err != nil {

@@ -80,7 +80,7 @@ func (w walk) credential(st bus.Stored) string {
 		case err != nil:
 			return ""
 		case p.Credential == jti:
-			return fmt.Sprintf("issued to %s for task %s, scope %s, until %s, policy %s", p.Identity, p.Task, strings.Join(p.Scope, " "), p.ExpiresAt.UTC().Format(time.TimeOnly), p.Policy)
+			return fmt.Sprintf("issued to %s%s for task %s, scope %s, until %s, policy %s", p.Identity, proven(p), p.Task, strings.Join(p.Scope, " "), p.ExpiresAt.UTC().Format(time.TimeOnly), p.Policy)
 		case !slices.Contains(p.Lineage, w.own):
 			return ""
 		}
@@ -90,16 +90,20 @@ func (w walk) credential(st bus.Stored) string {
 		if p, err := events.As[events.CredentialDenied](st.Event); err == nil && p.Parent == jti {
 			return fmt.Sprintf("denied an exchange to %s: %s (%s)", p.Identity, p.Reason, p.Code)
 		}
-	case events.TypeCredentialRequested:
-		if p, err := events.As[events.CredentialRequested](st.Event); err == nil && (p.Parent == jti || p.Request != "" && p.Request == w.rec.Request) {
-			return fmt.Sprintf("requested by %s, proven by %s", p.Identity, p.Attestation.Issuer)
-		}
 	case events.TypeCredentialExpired:
 		if p, err := events.As[events.CredentialExpired](st.Event); err == nil && p.Credential == jti {
 			return "expired"
 		}
 	}
 	return ""
+}
+
+// proven says who vouched for the workload.
+func proven(p events.CredentialIssued) string {
+	if p.Context == nil {
+		return ""
+	}
+	return ", proven by " + p.Context.Attestation.Issuer + ","
 }
 
 func (w walk) derived(tenant string, p events.CredentialIssued) {
