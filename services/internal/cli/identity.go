@@ -28,8 +28,8 @@ type declaration struct {
 }
 
 func identityCommand(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "identity", Short: "List, show and declare identities"}
-	c.AddCommand(identityList(o), identityShow(o), identityDeclare(o))
+	c := &cobra.Command{Use: "identity", Short: "List, show, declare and import identities"}
+	c.AddCommand(identityList(o), identityShow(o), identityDeclare(o), identityImport(o))
 	return c
 }
 

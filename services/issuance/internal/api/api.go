@@ -178,7 +178,8 @@ func (a *API) shown(tenant string, s registry.Identity) Shown {
 }
 
 // declare makes identity.declared durable and registers it in the same call, by the
-// same function as the handler of declarations from the bus; 201 with the identity.
+// same function as the handler of declarations from the bus; 201 with the identity, or
+// 200 when it was registered just so before.
 func (a *API) declare(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Tenant string `json:"tenant"`
@@ -211,6 +212,8 @@ func (a *API) declare(w http.ResponseWriter, r *http.Request) {
 		service.Problem(w, http.StatusConflict, "revoked", err.Error())
 	case err != nil || s.Registration == nil:
 		a.unavailable(w, err)
+	case s.RegisteredAt.Before(e.Time()):
+		service.JSON(w, http.StatusOK, a.shown(tenant, s))
 	default:
 		service.JSON(w, http.StatusCreated, a.shown(tenant, s))
 	}

@@ -233,44 +233,12 @@ func Declare(s Identity, reg events.Registration, alive Alive) ([]events.Payload
 }
 
 func complete(r events.Registration) error {
-	var missing []string
-	for _, f := range []struct{ name, value string }{
-		{"identity", r.Identity}, {"owner", r.Owner}, {"feature", r.Feature}, {"purpose", r.Purpose},
-	} {
-		if f.value == "" {
-			missing = append(missing, f.name)
-		}
+	err := r.Check()
+	if err == nil {
+		err = attest.CheckClientKeys(r.Keys)
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("declare identity %q: %w: give %v", r.Identity, ErrIncomplete, missing)
-	}
-	switch r.Kind {
-	case events.KindAgent, events.KindServiceAccount, events.KindAPIKey, events.KindOAuthApp, events.KindWorkload:
-	default:
-		return fmt.Errorf("declare identity %q: %w: unknown kind %q", r.Identity, ErrIncomplete, r.Kind)
-	}
-	switch r.KillSwitch {
-	case "identity", "feature", "owner":
-	default:
-		return fmt.Errorf("declare identity %q: %w: kill_switch must be identity, feature or owner", r.Identity, ErrIncomplete)
-	}
-	if err := attest.CheckClientKeys(r.Keys); err != nil {
+	if err != nil {
 		return fmt.Errorf("declare identity %q: %w: %w", r.Identity, ErrIncomplete, err)
-	}
-	return thirdParty(r)
-}
-
-// thirdParty checks what is said of somebody else's app or account: by whom it is, and
-// for one that nobody here can see, what is not known of it.
-func thirdParty(r events.Registration) error {
-	consent := len(r.GrantedScopes) > 0 || r.ConsentedBy != "" || len(r.DataReached) > 0
-	switch {
-	case r.Vendor == "" && (consent || r.VendorManaged || len(r.Unknowns) > 0):
-		return fmt.Errorf("declare identity %q: %w: what a third party reaches needs its vendor", r.Identity, ErrIncomplete)
-	case r.VendorManaged && r.Kind == events.KindAgent:
-		return fmt.Errorf("declare identity %q: %w: vendor_managed is for accounts inside a vendor's service, not for agents", r.Identity, ErrIncomplete)
-	case r.VendorManaged && len(r.Unknowns) == 0:
-		return fmt.Errorf("declare identity %q: %w: a vendor_managed identity needs unknowns, what is not known of it", r.Identity, ErrIncomplete)
 	}
 	return nil
 }
