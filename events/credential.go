@@ -55,6 +55,7 @@ type DecisionContext struct {
 	// Claims of the attestation that the configuration shows to policies, by name.
 	Claims     map[string]string `json:"claims,omitempty"`
 	Depth      int               `json:"depth,omitempty,omitzero"` // delegations above the credential
+	Width      int64             `json:"width,omitempty,omitzero"` // exchanges of the parent so far, with this one
 	From       *Party            `json:"from,omitempty"`           // who delegated
 	TTLSeconds int64             `json:"ttl_seconds,omitempty,omitzero"`
 	// OpenScope: no scope was asked for, so those that are denied are dropped. Scope and

@@ -157,6 +157,9 @@ type Issuance struct {
 	MaxTTL Duration `yaml:"max_ttl"`
 	// MaxDepth is the longest delegation chain. Default 4, at most 8.
 	MaxDepth int `yaml:"max_depth"`
+	// MaxWidth is how often one credential may be exchanged, refused tries included.
+	// Default 256, at most 100000. A stolen credential breeds so many and no more.
+	MaxWidth int `yaml:"max_width"`
 	// Trusted are the issuers of workload attestations. Default none:
 	// nobody gets a token.
 	Trusted []TrustedIssuer `yaml:"trusted_issuers"`

@@ -29,7 +29,7 @@ func Default(dataDir string) Config {
 		Data:     dataDir,
 		NATS:     NATS{Listen: anyPort, Replicas: 1},
 		Intake:   Intake{Listen: anyPort, MaxBody: 8 << 20, ClockSkew: Duration(5 * time.Minute)},
-		Issuance: Issuance{Listen: anyPort, TTL: Duration(5 * time.Minute), MaxTTL: Duration(15 * time.Minute), MaxDepth: 4, DPoPNonce: NonceRequired},
+		Issuance: Issuance{Listen: anyPort, TTL: Duration(5 * time.Minute), MaxTTL: Duration(15 * time.Minute), MaxDepth: 4, MaxWidth: 256, DPoPNonce: NonceRequired},
 		Anomaly:  Anomaly{Listen: anyPort},
 		Rotation: Rotation{Listen: anyPort, SigningKeyPeriod: Duration(720 * time.Hour), Prepare: Duration(10 * time.Minute)},
 		Revocation: Revocation{Listen: anyPort, Heartbeat: Duration(time.Second), Objective: Duration(time.Minute),

@@ -156,6 +156,9 @@ func (c Config) validateIssuance(p *problems) {
 	if i.MaxDepth < 1 || i.MaxDepth > 8 {
 		p.add("issuance.max_depth", "is %d: use 1 to 8, a token has room for no longer chain", i.MaxDepth)
 	}
+	if i.MaxWidth < 1 || i.MaxWidth > 100_000 {
+		p.add("issuance.max_width", "is %d: use 1 to 100000", i.MaxWidth)
+	}
 	seen := map[string]bool{}
 	for n, t := range i.Trusted {
 		field := fmt.Sprintf("issuance.trusted_issuers[%d]", n)

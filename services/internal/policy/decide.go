@@ -134,6 +134,7 @@ func contextOf(f Facts) cedar.RecordMap {
 		"task": cedar.String(f.Task), "purpose": cedar.String(c.Purpose), "environment": cedar.String(c.Environment),
 		"data_sensitivity": cedar.String(c.Sensitivity), "grant": cedar.String(c.Grant), "depth": cedar.Long(c.Depth),
 		"attestation": cedar.NewRecord(cedar.RecordMap{"issuer": cedar.String(c.Attestation.Issuer), "subject": cedar.String(c.Attestation.Subject)}),
+		"width":       cedar.Long(c.Width),
 		"workload":    workloadID(c),
 		"from":        cedar.NewRecord(cedar.RecordMap{"tenant": cedar.String(from.Tenant), "identity": cedar.String(from.Identity)}),
 		"ttl_seconds": cedar.Long(c.TTLSeconds), "time": cedar.NewDatetime(f.Time),
