@@ -84,7 +84,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
-	oauth := &grant.Server{Mint: minter.Mint, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
+	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
 	if err := oauth.Register(mux, env.Metrics); err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
@@ -112,7 +112,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
 			events.TypeExceptionGranted, events.TypeExceptionEnded,
 			events.TypeCredentialIssued, events.TypeCredentialDenied,
-			events.TypeDelegationCreated, events.TypeTokenExchanged,
+			events.TypeDelegationCreated, events.TypeTokenExchanged, events.TypeRevocationRequested,
 			events.TypePolicyPublished, events.TypePolicyActivated,
 		},
 		HTTP:               mux,

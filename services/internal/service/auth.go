@@ -21,6 +21,8 @@ const (
 	ScopeIntake   = "lanyard.intake"   // send events
 	ScopeRead     = "lanyard.read"     // read identities, alerts, revocations
 	ScopeRevoke   = "lanyard.revoke"   // preview and request revocations
+
+	ScopeIntrospect = "lanyard.introspect" // ask about tokens of the tenant (RFC 7662)
 )
 
 type callerKey struct{}

@@ -9,14 +9,21 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/lanyard-nhi/lanyard/events/token"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
 )
 
 // Server is the OAuth side of issuance over HTTP.
 type Server struct {
-	Mint   func(ctx context.Context, q Request) (Response, error)
-	JWKS   func() ([]byte, error)
-	Issuer *url.URL // without trailing slash
-	Nonces *Nonces
+	Mint    func(ctx context.Context, q Request) (Response, error)
+	Inspect func(ctx context.Context, raw string) (token.Claims, bool, error)
+	Revoke  func(ctx context.Context, raw string) error
+	// Authorize serves h to callers whose token has scope.
+	Authorize func(scope string, h http.Handler) http.Handler
+	JWKS      func() ([]byte, error)
+	Issuer    *url.URL // without trailing slash
+	Nonces    *Nonces
 	// Certificates: the connection may ask for client certificates.
 	Certificates bool
 	Now          func() time.Time
@@ -28,8 +35,9 @@ type Server struct {
 // mintTimeout bounds one token request, storing included.
 const mintTimeout = 15 * time.Second
 
-// Register adds the routes to mux and the metrics to reg: the metadata, the JWK Set and
-// the token endpoint. All are open to anybody: the token endpoint proves its callers itself.
+// Register adds the routes to mux and the metrics to reg. All but introspection are open
+// to anybody: the token endpoint proves its callers itself, and to end a token it is
+// enough to have it.
 func (s *Server) Register(mux *http.ServeMux, reg prometheus.Registerer) error {
 	s.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lanyard_token_requests_total",
 		Help: "Token requests by grant and outcome (ok or the OAuth error code)."}, []string{"grant", "outcome"})
@@ -42,6 +50,8 @@ func (s *Server) Register(mux *http.ServeMux, reg prometheus.Registerer) error {
 	}
 	base := strings.TrimSuffix(s.Issuer.Path, "/")
 	mux.HandleFunc("POST "+base+"/oauth2/token", s.token)
+	mux.Handle("POST "+base+"/oauth2/introspect", s.Authorize(service.ScopeIntrospect, http.HandlerFunc(s.introspect)))
+	mux.HandleFunc("POST "+base+"/oauth2/revoke", s.revoke)
 	mux.HandleFunc("GET "+base+"/.well-known/jwks.json", s.jwks)
 	s.registerMetadata(mux, base)
 	return nil

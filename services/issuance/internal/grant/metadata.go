@@ -22,8 +22,12 @@ func (s *Server) registerMetadata(mux *http.ServeMux, base string) {
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	base := strings.TrimSuffix(s.Issuer.String(), "/")
 	writeJSON(w, http.StatusOK, map[string]any{
-		"issuer":                   s.Issuer.String(),
-		"token_endpoint":           base + "/oauth2/token",
+		"issuer":                 s.Issuer.String(),
+		"token_endpoint":         base + "/oauth2/token",
+		"introspection_endpoint": base + "/oauth2/introspect",
+		"introspection_endpoint_auth_methods_supported": []string{"Bearer", "DPoP"},
+		"revocation_endpoint":                           base + "/oauth2/revoke",
+		"revocation_endpoint_auth_methods_supported":    []string{"none"},
 		"jwks_uri":                 base + "/.well-known/jwks.json",
 		"grant_types_supported":    []string{GrantJWTBearer, GrantExchange, GrantClient},
 		"response_types_supported": []string{},

@@ -348,12 +348,9 @@ func (m *Minter) issue(ctx context.Context, d decision) (Response, error) {
 	if e := m.alive(m.Now(), c.claims.Lineage); e != nil {
 		return Response{}, e
 	}
-	resp := Response{AccessToken: c.token, TokenType: "Bearer", ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope}
+	resp := Response{AccessToken: c.token, TokenType: tokenType(c.claims), ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope}
 	if d.parent != nil {
 		resp.IssuedTokenType = TypeAccessToken
-	}
-	if c.claims.Confirm != nil && c.claims.Confirm.JKT != "" {
-		resp.TokenType = "DPoP"
 	}
 	return resp, nil
 }
