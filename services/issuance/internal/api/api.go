@@ -43,6 +43,7 @@ type Bus interface {
 // Registry is what the API needs of the registry.
 type Registry interface {
 	Register(ctx context.Context, cause events.Event, reg events.Registration) (registry.Identity, error)
+	Settled(ctx context.Context, tenant string, reg events.Registration) (registry.Identity, bool, error)
 }
 
 // Loader reads one identity.
@@ -178,8 +179,8 @@ func (a *API) shown(tenant string, s registry.Identity) Shown {
 }
 
 // declare makes identity.declared durable and registers it in the same call, by the
-// same function as the handler of declarations from the bus; 201 with the identity, or
-// 200 when it was registered just so before.
+// same function as the handler of declarations from the bus; 201 with the identity. One
+// that is registered just so is answered with 200 and leaves no trace.
 func (a *API) declare(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Tenant string `json:"tenant"`
@@ -198,11 +199,19 @@ func (a *API) declare(w http.ResponseWriter, r *http.Request) {
 		service.Problem(w, http.StatusUnprocessableEntity, events.Code(err), err.Error())
 		return
 	}
-	if err := a.Bus.Publish(r.Context(), e); err != nil {
+	s, settled, err := a.Registry.Settled(r.Context(), tenant, body.Registration)
+	if err == nil && settled {
+		service.JSON(w, http.StatusOK, a.shown(tenant, s))
+		return
+	}
+	if err == nil {
+		err = a.Bus.Publish(r.Context(), e)
+	}
+	if err != nil {
 		a.unavailable(w, err)
 		return
 	}
-	s, err := a.Registry.Register(r.Context(), e, body.Registration)
+	s, err = a.Registry.Register(r.Context(), e, body.Registration)
 	switch {
 	case errors.Is(err, registry.ErrIncomplete):
 		service.Problem(w, http.StatusUnprocessableEntity, "incomplete", err.Error())
@@ -212,8 +221,6 @@ func (a *API) declare(w http.ResponseWriter, r *http.Request) {
 		service.Problem(w, http.StatusConflict, "revoked", err.Error())
 	case err != nil || s.Registration == nil:
 		a.unavailable(w, err)
-	case s.RegisteredAt.Before(e.Time()):
-		service.JSON(w, http.StatusOK, a.shown(tenant, s))
 	default:
 		service.JSON(w, http.StatusCreated, a.shown(tenant, s))
 	}

@@ -76,18 +76,10 @@ func (r *Registry) identityDeclared(ctx context.Context, cause events.Event, p e
 // Register enters a declaration in the registry. It is idempotent. An error that
 // wraps ErrIncomplete, ErrEnded or ErrDeadHandle is permanent.
 func (r *Registry) Register(ctx context.Context, cause events.Event, reg events.Registration) (Identity, error) {
-	select {
-	case <-r.Dead.Ready():
-	case <-ctx.Done():
-		return Identity{}, fmt.Errorf("wait for the revocations of the past: %w", ctx.Err())
-	}
 	tenant := events.Tenant(cause)
-	now := r.Now()
-	alive := func(kind lineage.Kind, id string) error {
-		if _, rev, dead := r.Dead.Dead(now, r.Namer.Name(lineage.KindTenant, tenant, tenant), r.Namer.Name(kind, tenant, id)); dead {
-			return fmt.Errorf("%s %s or its tenant is under revocation %s", kind, id, rev)
-		}
-		return nil
+	alive, err := r.alive(ctx, tenant)
+	if err != nil {
+		return Identity{}, err
 	}
 	s, err := r.decide(ctx, tenant, reg.Identity, cause, func(s Identity) ([]events.Payload, error) {
 		return Declare(s, reg, alive)
@@ -96,6 +88,36 @@ func (r *Registry) Register(ctx context.Context, cause events.Event, reg events.
 		return s, bus.Permanent(err)
 	}
 	return s, err
+}
+
+// Settled reports whether a declaration would change nothing, and what is registered.
+func (r *Registry) Settled(ctx context.Context, tenant string, reg events.Registration) (Identity, bool, error) {
+	alive, err := r.alive(ctx, tenant)
+	if err != nil {
+		return Identity{}, false, err
+	}
+	s, _, err := r.Identities.Load(ctx, tenant, reg.Identity)
+	if err != nil {
+		return s, false, fmt.Errorf("load identity %s: %w", reg.Identity, err)
+	}
+	change, err := Declare(s, reg, alive)
+	return s, err == nil && len(change) == 0, nil
+}
+
+// alive answers for a tenant once the revocations of the past are known.
+func (r *Registry) alive(ctx context.Context, tenant string) (Alive, error) {
+	select {
+	case <-r.Dead.Ready():
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the revocations of the past: %w", ctx.Err())
+	}
+	now := r.Now()
+	return func(kind lineage.Kind, id string) error {
+		if _, rev, dead := r.Dead.Dead(now, r.Namer.Name(lineage.KindTenant, tenant, tenant), r.Namer.Name(kind, tenant, id)); dead {
+			return fmt.Errorf("%s %s or its tenant is under revocation %s", kind, id, rev)
+		}
+		return nil
+	}, nil
 }
 
 func (r *Registry) ownerDeparted(ctx context.Context, cause events.Event, p events.OwnerDeparted) ([]events.Event, error) {
