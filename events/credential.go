@@ -52,6 +52,8 @@ type DecisionContext struct {
 	Environment     string       `json:"environment,omitempty"`
 	Sensitivity     string       `json:"data_sensitivity,omitempty"`
 	Attestation     Attestation  `json:"attestation"`
+	// LaunchedBy is who started the task, when it was somebody else than the workload.
+	LaunchedBy *Attestation `json:"launched_by,omitempty"`
 	// Claims of the attestation that the configuration shows to policies, by name.
 	Claims     map[string]string `json:"claims,omitempty"`
 	Depth      int               `json:"depth,omitempty,omitzero"` // delegations above the credential

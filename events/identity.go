@@ -44,9 +44,13 @@ type Registration struct {
 	Purpose     string        `json:"purpose"`               // why it exists, in one line
 	KillSwitch  string        `json:"kill_switch"`           // what to revoke to stop it: "identity", "feature" or "owner"
 	Attestation []Attestation `json:"attestation,omitempty"` // empty: it cannot be issued credentials
-	Scopes      []string      `json:"scopes,omitempty"`      // the most it may ever be granted
-	Audiences   []string      `json:"audiences,omitempty"`   // where it may ever be granted it
-	Aliases     []string      `json:"aliases,omitempty"`     // names it has in other systems' logs, such as an ARN
+	// Launchers are the people and services that may start tasks for it, by who vouches for
+	// them. Empty: whoever can prove the identity. To launch is not to act: nothing that a
+	// launcher may do passes to the identity.
+	Launchers []Attestation `json:"launchers,omitempty"`
+	Scopes    []string      `json:"scopes,omitempty"`    // the most it may ever be granted
+	Audiences []string      `json:"audiences,omitempty"` // where it may ever be granted it
+	Aliases   []string      `json:"aliases,omitempty"`   // names it has in other systems' logs, such as an ARN
 	// Tools per task that are expected of an agent; used by detection as a
 	// starting profile. Optional.
 	Tools map[string][]string `json:"tools,omitempty"`

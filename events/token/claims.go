@@ -98,6 +98,8 @@ func (c *Claims) member(d *jsontext.Decoder, name []byte) error {
 		return text(d, &c.Task)
 	case "lin":
 		return handles(d, &c.Lineage)
+	case "authorization_details":
+		return details(d, &c.Details)
 	case "cnf":
 		c.Confirm = new(Confirm)
 		return c.Confirm.read(d)

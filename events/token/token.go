@@ -69,6 +69,8 @@ type Claims struct {
 	Lineage   []lineage.Handle `json:"lin"` // root first, 1 to lineage.Max
 	Confirm   *Confirm         `json:"cnf,omitempty"`
 	Actor     *Actor           `json:"act,omitempty"` // RFC 8693 section 4.1; evidence only
+	// Details say finer than Scope what is granted (RFC 9396 section 9.1).
+	Details []Detail `json:"authorization_details,omitempty"`
 }
 
 // Confirm is the sender constraint (RFC 7800): DPoP (RFC 9449) or mTLS (RFC 8705).

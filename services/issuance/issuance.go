@@ -40,6 +40,7 @@ const (
 	defaultTTL   = 5 * time.Minute
 	ceilingTTL   = 15 * time.Minute
 	defaultDepth = 4
+	defaultWidth = 256
 )
 
 // New builds the service. It needs all of Env but Outbound, which is needed as soon as
@@ -78,10 +79,10 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Issuer: env.Config.Issuer.URL, Issuers: verifier.Issuers(),
 		TTL:      min(cmp.Or(time.Duration(cfg.TTL), defaultTTL), ceilingTTL),
 		MaxTTL:   min(cmp.Or(time.Duration(cfg.MaxTTL), ceilingTTL), ceilingTTL),
-		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth),
+		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth), MaxWidth: cmp.Or(cfg.MaxWidth, defaultWidth),
 		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
 		Namer: env.Namer, Policies: rules, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
-		Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Failpoint: failpoint,
+		Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
 	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
@@ -90,7 +91,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}
 	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
-	(&policies.API{Store: rules, Bus: env.Bus, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
+	(&policies.API{Store: rules, Bus: env.Bus, History: env.Bus, Exceptions: dead.Exceptions, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
 		Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
 	pages, err := authzen.NewPages(secret)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/events/token"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
 )
 
 func (w *world) get(path string) []byte {
@@ -261,4 +262,27 @@ func TestDepthIsBounded(t *testing.T) {
 	a := w.post(w.exchange(raw, "a5"))
 	require.Equal(t, "invalid_request", a.Error)
 	require.Contains(t, a.Description, "would be 5 long, at most 4")
+}
+
+// TestWidthIsBounded: however often a stolen credential is exchanged, it breeds no more
+// than the limit; policies see how often it has been.
+func TestWidthIsBounded(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.configure = func(c *config.Config) { c.Issuance.MaxWidth = 3 } })
+	w.declare("acme", agent("boss"))
+	w.declare("acme", agent("helper"))
+	raw, _ := w.issue(w.bearer("boss"))
+	for i := range 3 {
+		w.issue(w.exchange(raw, "helper"))
+		issued, _ := logged[events.CredentialIssued](w, events.LogSubject("acme", "credential", "issued", "helper"))
+		require.EqualValues(t, i+1, issued.Context.Width)
+	}
+	a := w.post(w.exchange(raw, "helper"))
+	require.Equal(t, "invalid_grant", a.Error)
+	require.Contains(t, a.Description, "exchanged 3 times")
+
+	other, _ := w.issue(w.bearer("boss"))
+	w.issue(w.exchange(other, "helper"))
+	w.redis.SetError("away")
+	require.Equal(t, 503, w.post(w.exchange(other, "helper")).status, "what cannot be counted is not exchanged")
+	w.redis.SetError("")
 }

@@ -99,6 +99,9 @@ func identityShow(o *options) *cobra.Command {
 			for _, at := range i.Attestation {
 				fmt.Fprintf(w, "%-12s %s as %s\n", "proves by", clean(at.Issuer), clean(at.Subject))
 			}
+			for _, by := range i.Launchers {
+				fmt.Fprintf(w, "%-12s %s as %s\n", "launched by", clean(by.Issuer), clean(by.Subject))
+			}
 			return nil
 		},
 	}
@@ -118,7 +121,7 @@ func killSwitch(i identityRecord) string {
 func identityDeclare(o *options) *cobra.Command {
 	var file string
 	var d declaration
-	var attest, local []string
+	var attest, local, launch, launchLocal []string
 	c := &cobra.Command{
 		Use: "declare [TENANT/IDENTITY]", Short: "Declare identities, one by flags or many from a file",
 		Example: `  lanyard identity declare acme/report-bot --kind agent --owner ana@acme.example \
@@ -128,7 +131,7 @@ func identityDeclare(o *options) *cobra.Command {
   lanyard identity declare --file identities.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			list, err := declarations(c.InOrStdin(), file, args, d, attest)
+			list, err := declarations(c.InOrStdin(), file, args, d, attest, launch)
 			if err != nil {
 				return err
 			}
@@ -136,15 +139,12 @@ func identityDeclare(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, s := range local {
+			if len(local)+len(launchLocal) > 0 {
 				if len(list) != 1 || a.ends.LocalOIDC == "" {
-					return usage("--attest-local needs one identity and a Lanyard that runs the development issuer")
+					return usage("--attest-local and --launcher-local need one identity and a Lanyard that runs the development issuer")
 				}
-				by := a.ends.LocalOIDC
-				if strings.HasPrefix(s, "spiffe://") {
-					by = "spiffe://" + oidc.TrustDomain
-				}
-				list[0].Attestation = append(list[0].Attestation, events.Attestation{Issuer: by, Subject: s})
+				list[0].Attestation = append(list[0].Attestation, vouchedLocally(a.ends, local)...)
+				list[0].Launchers = append(list[0].Launchers, vouchedLocally(a.ends, launchLocal)...)
 			}
 			for _, d := range list {
 				var got identityRecord
@@ -174,11 +174,39 @@ func identityDeclare(o *options) *cobra.Command {
 	f.StringSliceVar(&d.Aliases, "alias", nil, "its name in another system's log, such as an ARN (repeat)")
 	f.StringArrayVar(&local, "attest-local", nil, "SUBJECT for which the local development issuer vouches (repeat)")
 	f.StringArrayVar(&attest, "attest", nil, "ISSUER=SUBJECT of tokens that prove it (repeat)")
+	f.StringArrayVar(&launch, "launcher", nil, "ISSUER=SUBJECT of a person or service that may start its tasks; with none, it starts them itself (repeat)")
+	f.StringArrayVar(&launchLocal, "launcher-local", nil, "the same, SUBJECT for which the local development issuer vouches (repeat)")
 	return c
 }
 
+// vouched reads ISSUER=SUBJECT.
+func vouched(flag string, values []string) ([]events.Attestation, error) {
+	var out []events.Attestation
+	for _, v := range values {
+		iss, sub, ok := strings.Cut(v, "=")
+		if !ok {
+			return nil, usage("%s %q is not ISSUER=SUBJECT", flag, v)
+		}
+		out = append(out, events.Attestation{Issuer: iss, Subject: sub})
+	}
+	return out, nil
+}
+
+// vouchedLocally are subjects for which the development issuer vouches.
+func vouchedLocally(ends endpoints, subjects []string) []events.Attestation {
+	var out []events.Attestation
+	for _, s := range subjects {
+		by := ends.LocalOIDC
+		if strings.HasPrefix(s, "spiffe://") {
+			by = "spiffe://" + oidc.TrustDomain
+		}
+		out = append(out, events.Attestation{Issuer: by, Subject: s})
+	}
+	return out
+}
+
 // declarations are what the flags or the file declare.
-func declarations(stdin io.Reader, file string, args []string, d declaration, attest []string) ([]declaration, error) {
+func declarations(stdin io.Reader, file string, args []string, d declaration, attest, launch []string) ([]declaration, error) {
 	if file != "" {
 		if len(args) > 0 {
 			return nil, usage("give either TENANT/IDENTITY or --file")
@@ -207,12 +235,12 @@ func declarations(stdin io.Reader, file string, args []string, d declaration, at
 	if d.Tenant, d.Identity, ok = strings.Cut(args[0], "/"); !ok {
 		return nil, usage("%q is not TENANT/IDENTITY", args[0])
 	}
-	for _, a := range attest {
-		iss, sub, ok := strings.Cut(a, "=")
-		if !ok {
-			return nil, usage("--attest %q is not ISSUER=SUBJECT", a)
-		}
-		d.Attestation = append(d.Attestation, events.Attestation{Issuer: iss, Subject: sub})
+	var err error
+	if d.Attestation, err = vouched("--attest", attest); err != nil {
+		return nil, err
+	}
+	if d.Launchers, err = vouched("--launcher", launch); err != nil {
+		return nil, err
 	}
 	return []declaration{d}, nil
 }

@@ -152,12 +152,14 @@ func printToken(c *cobra.Command, o *options, tok string, ttl time.Duration) err
 
 func tokenIssue(o *options) *cobra.Command {
 	var t tokenFlags
+	var launch, launchLocal string
 	c := &cobra.Command{
 		Use: "issue", Short: "Get a task credential for a workload that proves itself", Args: exactArgs(0, "no arguments"),
 		Example: `  lanyard token issue --assertion "$ACTIONS_ID_TOKEN_FILE" --task build-17 --purpose "publish build" \
       --scope artifacts.write --audience https://artifacts.acme.example
   lanyard token issue --local orchestrator --task t1 --purpose "try it"
-  lanyard token issue --local spiffe://lanyard.local/agents/bot --task t1 --purpose "try it"`,
+  lanyard token issue --local spiffe://lanyard.local/agents/bot --task t1 --purpose "try it"
+  lanyard token issue --local report-bot --launch-local ana --task t1 --purpose "ana starts it"`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ends, err := readEndpoints(o.data)
 			if err != nil {
@@ -169,6 +171,13 @@ func tokenIssue(o *options) *cobra.Command {
 			}
 			form := t.form(grantJWTBearer)
 			form.Set("assertion", proof)
+			by := tokenFlags{assertion: launch, local: launchLocal}
+			if launch != "" || launchLocal != "" {
+				if proof, err = by.proof(c.Context(), o, ends, c.InOrStdin()); err != nil {
+					return fmt.Errorf("launch: %w", err)
+				}
+				form.Set("launch_token", proof)
+			}
 			client, err := httpClient(o.data)
 			if err != nil {
 				return err
@@ -181,6 +190,8 @@ func tokenIssue(o *options) *cobra.Command {
 		},
 	}
 	t.register(c, "the workload")
+	c.Flags().StringVar(&launch, "launch", "", "file with the OIDC token of the person or service that starts the task")
+	c.Flags().StringVar(&launchLocal, "launch-local", "", "let the local development issuer vouch for who starts the task instead")
 	return c
 }
 

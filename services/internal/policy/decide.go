@@ -127,6 +127,10 @@ func risk(level string) string {
 func contextOf(f Facts) cedar.RecordMap {
 	c := f.Context
 	var from events.Party
+	var by events.Attestation
+	if c.LaunchedBy != nil {
+		by = *c.LaunchedBy
+	}
 	if c.From != nil {
 		from = *c.From
 	}
@@ -136,6 +140,7 @@ func contextOf(f Facts) cedar.RecordMap {
 		"attestation": cedar.NewRecord(cedar.RecordMap{"issuer": cedar.String(c.Attestation.Issuer), "subject": cedar.String(c.Attestation.Subject)}),
 		"width":       cedar.Long(c.Width),
 		"workload":    workloadID(c),
+		"launched_by": cedar.NewRecord(cedar.RecordMap{"issuer": cedar.String(by.Issuer), "subject": cedar.String(by.Subject)}),
 		"from":        cedar.NewRecord(cedar.RecordMap{"tenant": cedar.String(from.Tenant), "identity": cedar.String(from.Identity)}),
 		"ttl_seconds": cedar.Long(c.TTLSeconds), "time": cedar.NewDatetime(f.Time),
 	}

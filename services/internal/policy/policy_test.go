@@ -65,6 +65,10 @@ func TestConditions(t *testing.T) {
 		{`context.task == "t-1" && context.environment == "production" && context.data_sensitivity == "" && context.purpose == ""`, bot(), true},
 		{`context.attestation.issuer == "https://idp.example" && context.attestation.subject == "wl/bot"`, bot(), true},
 		{`context.grant == "jwt-bearer" && context.depth == 0 && context.from.tenant == "" && context.ttl_seconds == 0`, bot(), true},
+		{`context.launched_by.issuer == "https://people.example" && context.launched_by.subject == "ana"`, bot(func(f *Facts) {
+			f.Context.LaunchedBy = &events.Attestation{Issuer: "https://people.example", Subject: "ana"}
+		}), true},
+		{`context.launched_by.subject == ""`, bot(), true},
 		{`context.width == 3`, bot(func(f *Facts) { f.Context.Width = 3 }), true},
 		{`context.depth <= 2 && context.from.tenant == "globex" && context.from.identity == "boss"`, bot(delegated), true},
 		{`context.time.toTime() < duration("6h")`, bot(), true},

@@ -55,9 +55,12 @@ var (
 	ErrUnavailable = errors.New("the issuer's keys cannot be read")
 )
 
+// MaxAge is how long after it was issued an attestation counts at most.
+const MaxAge = 10 * time.Minute
+
 const (
 	leeway  = 5 * time.Second
-	maxAge  = 10 * time.Minute
+	maxAge  = MaxAge
 	maxLife = time.Hour // of a JWT-SVID without iat
 	maxSize = 16 << 10  // bytes of token text
 )

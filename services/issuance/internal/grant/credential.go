@@ -46,7 +46,7 @@ func (d decision) ceilings(s registry.Identity) []Ceiling {
 
 func (d decision) links(s registry.Identity, kid string) []link {
 	h := holder{tenant: d.ref.Tenant, identity: d.ref.Identity, owner: s.Registration.Owner, feature: s.Registration.Feature,
-		issuer: d.attested.Issuer, subject: d.attested.Subject}
+		issuer: d.attested.Issuer, subject: d.attested.Subject, launcher: d.launchedBy()}
 	if d.parent == nil {
 		return rootLinks(h, kid, d.request.Task, d.jti)
 	}
@@ -105,7 +105,7 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 		Task: d.request.Task, Request: d.id, Parent: d.parentID(), Audience: g.Audience, Scope: g.Scope,
 		Lineage: lin, Names: nameable(m.Namer, d.ref.Tenant, c.claims.Lineage, nameables),
 		IssuedAt: time.Unix(c.claims.IssuedAt, 0).UTC(), ExpiresAt: g.Expires.UTC(), KeyID: kid,
-		Policy: r.version, Reasons: r.reasons, Exceptions: r.exceptions, Context: r.context}
+		Policy: r.version, Reasons: r.Reasons, Exceptions: r.Exceptions, Context: r.context}
 	if d.parent != nil {
 		issuedEvent.Delegation = d.step
 	}

@@ -59,13 +59,13 @@ func (m *Minter) grant(d decision, s registry.Identity) (Granted, ruling, *Error
 	if e != nil {
 		return g, r, e
 	}
-	g.Scope = r.scope
-	if r.maxTTL == 0 || r.maxTTL >= limits.MaxTTL {
+	g.Scope = r.Scope
+	if r.MaxTTL == 0 || r.MaxTTL >= limits.MaxTTL {
 		return g, r, nil
 	}
-	limits.TTL, limits.MaxTTL = min(limits.TTL, r.maxTTL), r.maxTTL
+	limits.TTL, limits.MaxTTL = min(limits.TTL, r.MaxTTL), r.MaxTTL
 	if g.Expires, e = narrowTime(d.request.Ask.TTL, d.ceilings(s), limits); e != nil {
-		e.policy, e.reasons, e.context = r.version, r.reasons, r.context
+		e.policy, e.reasons, e.context = r.version, r.Reasons, r.context
 	}
 	return g, r, e
 }

@@ -17,7 +17,8 @@ type link struct {
 // holder is who a credential is for.
 type holder struct {
 	tenant, identity, owner, feature string
-	issuer, subject                  string // of its attestation
+	issuer, subject                  string              // of its attestation
+	launcher                         *events.Attestation // who started the task; nil: nobody else
 }
 
 func (h holder) workload() link {
@@ -26,7 +27,7 @@ func (h holder) workload() link {
 
 // rootLinks is the lineage of a first credential, root first.
 func rootLinks(h holder, kid, task, jti string) []link {
-	return []link{
+	out := []link{
 		{lineage.KindDomain, "", h.issuer},
 		{lineage.KindKey, "", kid},
 		{lineage.KindTenant, h.tenant, h.tenant},
@@ -34,9 +35,11 @@ func rootLinks(h holder, kid, task, jti string) []link {
 		{lineage.KindFeature, h.tenant, h.feature},
 		{lineage.KindIdentity, h.tenant, h.identity},
 		h.workload(),
-		{lineage.KindTask, h.tenant, task},
-		{lineage.KindCredential, h.tenant, jti},
 	}
+	if by := h.launcher; by != nil {
+		out = append(out, link{lineage.KindDomain, "", by.Issuer}, link{lineage.KindWorkload, h.tenant, by.Issuer + " " + by.Subject})
+	}
+	return append(out, link{lineage.KindTask, h.tenant, task}, link{lineage.KindCredential, h.tenant, jti})
 }
 
 // stepLinks is what a delegation adds below its parent's lineage. Domain and key are

@@ -72,6 +72,7 @@ type Config struct {
 	TTL        time.Duration
 	MaxTTL     time.Duration
 	MaxDepth   int
+	MaxWidth   int // exchanges of one credential
 	Attester   Attester
 	Bindings   Bindings
 	Identities Identities
@@ -90,6 +91,9 @@ type Config struct {
 	// Once reports whether id is shown for the first time within ttl, at any process of
 	// this issuer.
 	Once func(ctx context.Context, space, id string, ttl time.Duration) (bool, error)
+	// Count counts id up by one, over all processes of this issuer; what was not counted
+	// for ttl is forgotten.
+	Count func(ctx context.Context, space, id string, ttl time.Duration) (int64, error)
 	// Failpoint is called between the last check of the lineage and the append;
 	// tests let revocations race there.
 	Failpoint func()
@@ -110,9 +114,11 @@ type decision struct {
 	id       string // of the request
 	ref      registry.Ref
 	attested attest.Attested
+	launcher attest.Attested // who started the task; zero: nobody else than the workload
 	parent   *Parent
 	confirm  *token.Confirm // what the credential will be bound to; nil: nothing
 	trust    *events.TrustDeclared
+	width    int64 // exchanges of the parent so far, with this one
 	now      time.Time
 	jti      string
 	step     string // id of the delegation, for exchanges
@@ -138,7 +144,7 @@ func (m *Minter) Mint(ctx context.Context, q Request) (Response, error) {
 // finds out who asks.
 func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	d := decision{request: q, now: m.Now()}
-	d.request.Proof, d.request.Parent, d.request.DPoP, d.request.Client = "", "", "", Client{}
+	d.request.Proof, d.request.Parent, d.request.Launch, d.request.DPoP, d.request.Client = "", "", "", "", Client{}
 	ids := make([]byte, 48)
 	if _, err := io.ReadFull(m.Rand, ids); err != nil {
 		return d, fmt.Errorf("draw ids: %w", err)
@@ -163,7 +169,8 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 		return d, e
 	}
 	if q.Grant != GrantExchange {
-		return d, nil
+		d.launcher, err = m.launch(ctx, q.Launch)
+		return d, err
 	}
 	d.parent, err = m.openParent(ctx, q.Parent, d.now)
 	if err != nil {
@@ -172,7 +179,13 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	if e := keepBinding(d.parent.Claims.Confirm, d.confirm); e != nil {
 		return d, e
 	}
-	return d, m.admitStep(&d)
+	if err := m.admitStep(&d); err != nil {
+		return d, err
+	}
+	if e := m.widen(ctx, &d); e != nil {
+		return d, e
+	}
+	return d, nil
 }
 
 func (m *Minter) attest(ctx context.Context, q Request) (attest.Attested, error) {

@@ -37,14 +37,15 @@ const (
 	maxTextSize = 256 // bytes of task, purpose and the other context parameters
 )
 
-// Request is a token request that is well formed. Proof, Parent, DPoP and Client hold
-// secrets.
+// Request is a token request that is well formed. Proof, Parent, Launch, DPoP and
+// Client hold secrets.
 type Request struct {
 	Grant       string
 	Proof       string // attestation of the workload that will hold the credential
 	Client      Client // the same, when it is a certificate or a client assertion
 	DPoP        string // proof of the key that the credential will be bound to; optional
 	Parent      string // access token that is exchanged; empty for the first grant
+	Launch      string // token of who starts the task; optional, of a first grant only
 	Ask         Ask
 	Task        string
 	Purpose     string
@@ -83,6 +84,9 @@ func ReadRequest(r *http.Request) (Request, *Error) {
 			return q, refuse(InvalidRequest, "assertion is missing: send an OIDC token of a trusted issuer")
 		}
 	case GrantExchange:
+		if form.Has("launch_token") {
+			return q, refuse(InvalidRequest, "an exchanged credential belongs to a task that runs: leave launch_token out")
+		}
 		if e := exchangeTokens(&q, form); e != nil {
 			return q, e
 		}
@@ -101,6 +105,7 @@ func ReadRequest(r *http.Request) (Request, *Error) {
 		q.Client.SPIFFEID = form.Get("client_id")
 		form.Del("client_id")
 	}
+	q.Launch = form.Get("launch_token")
 	return q, readContext(&q, form)
 }
 

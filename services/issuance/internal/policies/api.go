@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	json "github.com/go-json-experiment/json"
@@ -31,26 +32,35 @@ type Loader interface {
 
 // API serves the policies to operators. All fields are required.
 type API struct {
-	Store  *Store
-	Bus    Log
-	Loader Loader
-	Issuer string // audience of operators' tokens
-	Log    *zap.Logger
-	Rand   io.Reader
-	Now    func() time.Time
+	Store      *Store
+	Bus        Log
+	History    History
+	Exceptions Exceptions
+	Loader     Loader
+	Issuer     string // audience of operators' tokens
+	Log        *zap.Logger
+	Rand       io.Reader
+	Now        func() time.Time
+
+	replaying sync.Mutex
 }
 
 // Register adds the routes to mux below base, each for operators only: policies are
 // everybody's.
 func (a *API) Register(mux *http.ServeMux, base string, authorize func(scope string, h http.Handler) http.Handler) {
-	for route, do := range map[string]http.HandlerFunc{
-		"GET " + base + "/v1/policies":  a.show,
-		"POST " + base + "/v1/policies": a.apply,
+	for _, r := range []struct {
+		route   string
+		timeout time.Duration
+		do      http.HandlerFunc
+	}{
+		{"GET " + base + "/v1/policies", timeout, a.show},
+		{"POST " + base + "/v1/policies", timeout, a.apply},
+		{"POST " + base + "/v1/policies/what-if", maxReplay, a.whatIf},
 	} {
-		mux.Handle(route, authorize(service.ScopeOperator, operators(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		mux.Handle(r.route, authorize(service.ScopeOperator, operators(func(w http.ResponseWriter, q *http.Request) {
+			ctx, cancel := context.WithTimeout(q.Context(), r.timeout)
 			defer cancel()
-			do(w, r.WithContext(ctx))
+			r.do(w, q.WithContext(ctx))
 		})))
 	}
 }

@@ -182,6 +182,12 @@ func (s Identity) Attests(issuer, subject string) bool {
 		subject == s.Registration.Identity && attest.OwnKey(issuer, s.Registration.Keys)
 }
 
+// MayLaunch reports whether that subject of issuer may start tasks for the identity.
+func (s Identity) MayLaunch(issuer, subject string) bool {
+	return s.Registration != nil && (len(s.Registration.Launchers) == 0 ||
+		slices.Contains(s.Registration.Launchers, events.Attestation{Issuer: issuer, Subject: subject}))
+}
+
 // Errors of decisions. None of them is mended by trying again.
 var (
 	ErrIncomplete = errors.New("the declaration is incomplete")
