@@ -141,6 +141,10 @@ func printPolicyReport(w io.Writer, report policy.Report) {
 			fmt.Fprintf(w, "     %s\n", clean(f))
 		}
 	}
+	if len(report.Results) == 0 {
+		fmt.Fprintln(w, "there are no tests")
+		return
+	}
 	fmt.Fprintf(w, "%d of %d cases hold\n", len(report.Results)-report.Failed, len(report.Results))
 	if len(report.Uncovered) > 0 {
 		fmt.Fprintf(w, "no case was decided by: %s\n", clean(strings.Join(report.Uncovered, ", ")))
