@@ -29,6 +29,8 @@ const (
 	TypeSecretExposed       = "dev.lanyard.secret.exposed.v1"
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
+	TypeTaskEnded           = "dev.lanyard.task.ended.v1"
+	TypeTaskClosed          = "dev.lanyard.task.closed.v1"
 	TypeExceptionGranted    = "dev.lanyard.exception.granted.v1"
 	TypeExceptionEnded      = "dev.lanyard.exception.ended.v1"
 	TypePolicyPublished     = "dev.lanyard.policy.published.v1"
@@ -83,6 +85,8 @@ var Catalogue = []TypeInfo{
 	{TypeOwnerDeparted, "owner", "departed", ChannelIn, func() Payload { return new(OwnerDeparted) }},
 	{TypeFeatureDisabled, "feature", "disabled", ChannelIn, func() Payload { return new(FeatureDisabled) }},
 	{TypeTrustDeclared, "trust", "declared", ChannelLog, func() Payload { return new(TrustDeclared) }},
+	{TypeTaskEnded, "task", "ended", ChannelIn, func() Payload { return new(TaskEnded) }},
+	{TypeTaskClosed, "task", "closed", ChannelLog, func() Payload { return new(TaskClosed) }},
 	{TypeExceptionGranted, "exception", "granted", ChannelLog, func() Payload { return new(ExceptionGranted) }},
 	{TypeExceptionEnded, "exception", "ended", ChannelLog, func() Payload { return new(ExceptionEnded) }},
 	{TypeCredentialIssued, "credential", "issued", ChannelLog, func() Payload { return new(CredentialIssued) }},

@@ -33,6 +33,18 @@ type CredentialIssued struct {
 	Reasons    []string         `json:"policy_reasons,omitempty"` // ids of the policies that decided
 	Exceptions []string         `json:"exceptions,omitempty"`     // ids of the exceptions without which it would have been denied
 	Context    *DecisionContext `json:"context,omitempty"`        // what was decided over
+	// Details are the authorization_details of the token (RFC 9396).
+	Details []Detail `json:"authorization_details,omitempty"`
+}
+
+// Detail is one element of authorization_details (RFC 9396 section 2.2).
+type Detail struct {
+	Type       string   `json:"type"`
+	Locations  []string `json:"locations,omitempty"`
+	Actions    []string `json:"actions,omitempty"`
+	DataTypes  []string `json:"datatypes,omitempty"`
+	Identifier string   `json:"identifier,omitempty"`
+	Privileges []string `json:"privileges,omitempty"`
 }
 
 // DecisionContext is what a policy decided over, beyond what the event itself says: as

@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -33,10 +34,12 @@ func (d decision) depth() int {
 
 func (d decision) ceilings(s registry.Identity) []Ceiling {
 	reg := s.Registration
-	out := []Ceiling{{Name: "identity " + reg.Identity, Scope: reg.Scopes, Audience: reg.Audiences}}
+	out := []Ceiling{{Name: "identity " + reg.Identity, Scope: reg.Scopes, Audience: reg.Audiences,
+		Detail: func(x token.Detail) bool { return slices.Contains(reg.DetailTypes, x.Type) }}}
 	if d.parent != nil {
 		c := d.parent.Claims
-		out = append(out, Ceiling{Name: "the subject_token", Scope: strings.Fields(c.Scope), Audience: c.Audience, Expires: time.Unix(c.Expires, 0)})
+		out = append(out, Ceiling{Name: "the subject_token", Scope: strings.Fields(c.Scope), Audience: c.Audience, Expires: time.Unix(c.Expires, 0),
+			Detail: func(x token.Detail) bool { return token.Covered(x, c.Details) }, Held: c.Details})
 	}
 	if d.trust != nil {
 		out = append(out, Ceiling{Name: "trust " + d.trust.Trust, Scope: d.trust.Scopes, AnyAudience: true, MaxDepth: d.trust.MaxDepth})
@@ -85,7 +88,7 @@ func (d decision) above(issuers []string) []link {
 func (d decision) claims(issuer string, g Granted, lin []lineage.Handle) token.Claims {
 	c := token.Claims{Issuer: issuer, Subject: d.ref.Identity, Audience: g.Audience, ClientID: d.ref.Identity,
 		IssuedAt: d.now.Unix(), Expires: g.Expires.Unix(), ID: d.jti, Scope: strings.Join(g.Scope, " "),
-		Tenant: d.ref.Tenant, Task: d.request.Task, Lineage: lin, Confirm: d.confirm}
+		Tenant: d.ref.Tenant, Task: d.request.Task, Lineage: lin, Confirm: d.confirm, Details: g.Details}
 	if d.parent != nil {
 		// RFC 8693 section 4.1: the outermost actor acts now, nested ones acted before.
 		earlier := d.parent.Claims.Actor
@@ -106,6 +109,9 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 		Lineage: lin, Names: nameable(m.Namer, d.ref.Tenant, c.claims.Lineage, nameables),
 		IssuedAt: time.Unix(c.claims.IssuedAt, 0).UTC(), ExpiresAt: g.Expires.UTC(), KeyID: kid,
 		Policy: r.version, Reasons: r.Reasons, Exceptions: r.Exceptions, Context: r.context}
+	for _, x := range g.Details {
+		issuedEvent.Details = append(issuedEvent.Details, events.Detail(x))
+	}
 	if d.parent != nil {
 		issuedEvent.Delegation = d.step
 	}

@@ -40,6 +40,7 @@ type introspection struct {
 	Task      string         `json:"task,omitempty"`
 	Confirm   *token.Confirm `json:"cnf,omitempty"`
 	Actor     *token.Actor   `json:"act,omitempty"`
+	Details   []token.Detail `json:"authorization_details,omitempty"`
 }
 
 // inactive is all that is said of any other token (RFC 7662 section 2.2).
@@ -144,7 +145,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) {
 	default:
 		writeJSON(w, http.StatusOK, introspection{Active: true, Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, ClientID: c.ClientID,
 			Scope: c.Scope, TokenType: tokenType(c), IssuedAt: c.IssuedAt, NotBefore: c.NotBefore, Expires: c.Expires, ID: c.ID,
-			Tenant: c.Tenant, Task: c.Task, Confirm: c.Confirm, Actor: c.Actor})
+			Tenant: c.Tenant, Task: c.Task, Confirm: c.Confirm, Actor: c.Actor, Details: c.Details})
 	}
 }
 

@@ -361,7 +361,7 @@ func (m *Minter) issue(ctx context.Context, d decision) (Response, error) {
 	if e := m.alive(m.Now(), c.claims.Lineage); e != nil {
 		return Response{}, e
 	}
-	resp := Response{AccessToken: c.token, TokenType: tokenType(c.claims), ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope}
+	resp := Response{AccessToken: c.token, TokenType: tokenType(c.claims), ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope, Details: c.claims.Details}
 	if d.parent != nil {
 		resp.IssuedTokenType = TypeAccessToken
 	}

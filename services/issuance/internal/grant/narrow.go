@@ -4,13 +4,16 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lanyard-nhi/lanyard/events/token"
 )
 
 // Ask is what a request asks for. Empty lists ask for what is allowed.
 type Ask struct {
 	Scope    []string
 	Audience []string
-	TTL      time.Duration // 0: the default
+	TTL      time.Duration  // 0: the default
+	Details  []token.Detail // nil: what the parent has; empty: none
 }
 
 // Ceiling is something a credential may not exceed: the identity's registration, the
@@ -22,6 +25,9 @@ type Ceiling struct {
 	AnyAudience bool      // it says nothing about audiences
 	Expires     time.Time // zero: it says nothing about time
 	MaxDepth    int       // longest chain of delegations; 0: it says nothing about depth
+	// Detail reports whether it allows an authorization detail; nil: it allows none.
+	Detail func(token.Detail) bool
+	Held   []token.Detail // what is passed on when none are asked for
 }
 
 // Limits hold for every credential.
@@ -39,6 +45,7 @@ type Granted struct {
 	Audience []string
 	Expires  time.Time // whole seconds
 	Depth    int       // delegations above it
+	Details  []token.Detail
 }
 
 // Narrow is the one place where it is decided how much a credential may hold. It
@@ -51,6 +58,9 @@ func Narrow(ask Ask, depth int, ceilings []Ceiling, l Limits) (Granted, *Error) 
 		return Granted{}, e
 	}
 	if g.Audience, e = narrowAudience(ask.Audience, ceilings); e != nil {
+		return Granted{}, e
+	}
+	if g.Details, e = narrowDetails(ask.Details, ceilings); e != nil {
 		return Granted{}, e
 	}
 	if g.Expires, e = narrowTime(ask.TTL, ceilings, l); e != nil {
@@ -113,6 +123,36 @@ func narrowAudience(asked []string, ceilings []Ceiling) ([]string, *Error) {
 			if !slices.Contains(c.Audience, a) {
 				return nil, refuse(InvalidTarget, "audience %s is not among those of %s: %s", clip(a), c.Name, list(c.Audience))
 			}
+		}
+	}
+	return slices.Clone(asked), nil
+}
+
+// narrowDetails grants each detail that is asked for as it is, or nothing. When none are
+// asked for, those of the parent are left that every ceiling allows.
+func narrowDetails(asked []token.Detail, ceilings []Ceiling) ([]token.Detail, *Error) {
+	allowed := func(d token.Detail) (string, bool) {
+		for _, c := range ceilings {
+			if c.Detail == nil || !c.Detail(d) {
+				return c.Name, false
+			}
+		}
+		return "", true
+	}
+	if asked == nil {
+		var left []token.Detail
+		for _, c := range ceilings {
+			for _, d := range c.Held {
+				if _, ok := allowed(d); ok {
+					left = append(left, d)
+				}
+			}
+		}
+		return left, nil
+	}
+	for _, d := range asked {
+		if by, ok := allowed(d); !ok {
+			return nil, refuse(InvalidDetails, "an authorization detail of type %s is more than %s allows", clip(d.Type), by)
 		}
 	}
 	return slices.Clone(asked), nil

@@ -12,6 +12,7 @@ import (
 	"net/http"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/token"
 )
 
 // Error codes of RFC 6749 section 5.2, RFC 8693 section 2.2.2 (invalid_target) and
@@ -22,6 +23,7 @@ const (
 	InvalidClient        = "invalid_client"
 	InvalidScope         = "invalid_scope"
 	InvalidTarget        = "invalid_target"
+	InvalidDetails       = "invalid_authorization_details" // RFC 9396 section 5
 	UnauthorizedClient   = "unauthorized_client"
 	UnsupportedGrantType = "unsupported_grant_type"
 	Unavailable          = "temporarily_unavailable"
@@ -74,6 +76,8 @@ type Response struct {
 	TokenType       string `json:"token_type"`
 	ExpiresIn       int64  `json:"expires_in"` // seconds
 	Scope           string `json:"scope"`
+	// Details echo what was granted (RFC 9396 section 7).
+	Details []token.Detail `json:"authorization_details,omitempty"`
 }
 
 func writeError(w http.ResponseWriter, e *Error) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/token"
 )
 
 // Grant types.
@@ -183,6 +184,13 @@ func readContext(q *Request, form url.Values) *Error {
 	}
 	if q.Ask.Audience, e = readTargets(form); e != nil {
 		return e
+	}
+	if s, ok := form["authorization_details"]; ok {
+		details, err := token.ParseDetails([]byte(s[0]))
+		if err != nil {
+			return &Error{Code: InvalidDetails, Reason: err.Error(), cause: err}
+		}
+		q.Ask.Details = details
 	}
 	if s := form.Get("ttl"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 31)
