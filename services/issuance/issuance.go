@@ -97,7 +97,12 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
-	decided := &authzen.Identities{Policy: func() authzen.Policy { return authzen.Registered{} }, Loader: identities, Inventory: index,
+	decided := &authzen.Identities{Policy: func() authzen.Policy {
+		if set := rules.Active(); set != nil {
+			return authzen.Cedar{Set: set, Exceptions: dead.Exceptions}
+		}
+		return nil
+	}, Loader: identities, Inventory: index,
 		Ledger: dead, KillSet: env.Guard, Namer: env.Namer, Now: env.Now}
 	(&authzen.Server{Issuer: issuer, Open: decided.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}

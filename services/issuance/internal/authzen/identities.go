@@ -42,15 +42,17 @@ type Policy interface {
 type Question struct {
 	Tenant       string
 	Registration events.Registration
+	Risk         string // of the identity; empty: nothing is known
 	Evaluation   Evaluation
 	Now          time.Time
 }
 
 // Verdict is a Policy's decision; the zero value denies. Reasons is the ids of the
-// policies that decided.
+// policies that decided, Exceptions those of exceptions without which it would be denied.
 type Verdict struct {
-	Allowed bool
-	Reasons []string
+	Allowed    bool
+	Reasons    []string
+	Exceptions []string
 }
 
 // Loader reads one identity as the log has it.
@@ -79,7 +81,7 @@ type KillSet interface {
 
 // Identities decides about the identities of the registry. All fields are required.
 type Identities struct {
-	Policy    func() Policy // the version in force
+	Policy    func() Policy // the version in force; nil while it is not known
 	Loader    Loader
 	Inventory Inventory
 	Ledger    Ledger
@@ -88,8 +90,9 @@ type Identities struct {
 	Now       func() time.Time
 }
 
-// ErrNotCurrent means that revocations may have been missed, so nothing is permitted.
-var ErrNotCurrent = errors.New("revocations are not current")
+// ErrNotCurrent means that revocations or policies may have been missed, so nothing is
+// permitted.
+var ErrNotCurrent = errors.New("revocations or policies are not current")
 
 // Open gives what the caller in ctx may ask, by the policies in force now. A caller
 // learns nothing about another tenant's identities: each is denied without a reason,
@@ -104,7 +107,11 @@ func (i *Identities) Open(ctx context.Context) (View, error) {
 	case !i.KillSet.Status().Fresh:
 		return nil, fmt.Errorf("follow kill feed: %w", ErrNotCurrent)
 	}
-	return &view{i, i.Policy(), c.Tenant, service.Operator(c), map[registry.Ref]registry.Identity{}}, nil
+	p := i.Policy()
+	if p == nil {
+		return nil, fmt.Errorf("read policies: %w", ErrNotCurrent)
+	}
+	return &view{i, p, c.Tenant, service.Operator(c), map[registry.Ref]registry.Identity{}}, nil
 }
 
 // view is Identities for one request. It loads an identity once.
@@ -157,11 +164,15 @@ func (v *view) Evaluate(ctx context.Context, e Evaluation) (Decision, error) {
 	if v.dead(r, s.Registration, now) {
 		return invariant(ReasonDead), nil
 	}
-	d, err := v.policy.Decide(Question{r.Tenant, *s.Registration, e, now})
+	d, err := v.policy.Decide(Question{r.Tenant, *s.Registration, s.Risk, e, now})
 	if err != nil {
 		return Decision{}, fmt.Errorf("decide by policy %s: %w", v.policy.Version(), err)
 	}
-	return Decision{d.Allowed, map[string]any{"policy_version": v.policy.Version(), "reasons": append([]string{}, d.Reasons...)}}, nil
+	out := Decision{d.Allowed, map[string]any{"policy_version": v.policy.Version(), "reasons": append([]string{}, d.Reasons...)}}
+	if len(d.Exceptions) > 0 {
+		out.Context["exceptions"] = d.Exceptions
+	}
+	return out, nil
 }
 
 func invariant(reason string) Decision {
@@ -261,21 +272,4 @@ func above(list []string, after string, n int) []string {
 		i++
 	}
 	return list[i:min(len(list), i+n)]
-}
-
-// Registered is the policy of an installation that has no other: an identity may use
-// each scope of its registration at each audience of its registration. What a token is
-// granted stays within the same bounds, see grant.Narrow.
-type Registered struct{}
-
-// Version implements Policy.
-func (Registered) Version() string { return "registered/1" }
-
-// Decide implements Policy.
-func (Registered) Decide(q Question) (Verdict, error) {
-	e := q.Evaluation
-	if e.Resource.Type != TypeAudience || !slices.Contains(q.Registration.Scopes, e.Action.Name) || !slices.Contains(q.Registration.Audiences, e.Resource.ID) {
-		return Verdict{}, nil
-	}
-	return Verdict{Allowed: true, Reasons: []string{"registered_scope_and_audience"}}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/policy"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
@@ -94,8 +95,52 @@ func newIdentities(t *testing.T) (*Identities, *book) {
 		{Tenant: "acme", Identity: "frozen"}: frozen("frozen", &future), {Tenant: "acme", Identity: "thawed"}: frozen("thawed", &past),
 		{Tenant: "acme", Identity: "ended"}: ended, {Tenant: "acme-2", Identity: "bot"}: registered("bot"), {Tenant: "rival", Identity: "bot"}: registered("bot"),
 	}}
-	return &Identities{Policy: func() Policy { return Registered{} }, Loader: b, Inventory: b, Ledger: settled{ledger.New()}, KillSet: b,
+	return &Identities{Policy: func() Policy { return cedarOf(t, policy.Default()) }, Loader: b, Inventory: b, Ledger: settled{ledger.New()}, KillSet: b,
 		Namer: namer, Now: func() time.Time { return noon }}, b
+}
+
+func cedarOf(t *testing.T, files []policy.File) Cedar {
+	t.Helper()
+	set, err := policy.Parse(files)
+	require.NoError(t, err)
+	return Cedar{set, func(_ time.Time, tenant, identity, _ string) []events.ExceptionGranted {
+		if tenant+"/"+identity != "acme/excepted" {
+			return nil
+		}
+		return []events.ExceptionGranted{{Exception: "exc-1", Policy: "no-secrets"}}
+	}}
+}
+
+// TestCedar: the questions of enforcement points are decided by the policies that decide
+// tokens, over the facts of the registry and what the question says of the task.
+func TestCedar(t *testing.T) {
+	ids, b := newIdentities(t)
+	risky := registered("risky")
+	risky.Risk = "high"
+	b.byRef[registry.Ref{Tenant: "acme", Identity: "risky"}] = risky
+	b.byRef[registry.Ref{Tenant: "acme", Identity: "excepted"}] = registered("excepted")
+	rules := cedarOf(t, []policy.File{{Name: "a.cedar", Text: `@id("all") permit (principal, action, resource);
+@id("no-risk") forbid (principal, action, resource) when { principal.risk == "high" };
+@id("no-secrets") forbid (principal, action, resource) when { context.data_sensitivity == "secret" && context.task != "audit" };`}})
+	ids.Policy = func() Policy { return rules }
+	h := serverFor(t, "https://issuer.example", ids.Open)
+	in := func(subject, context string) string {
+		return strings.TrimSuffix(about(subject, "read", "https://a.example"), "}") + `,"context":` + context + `}`
+	}
+	for body, want := range map[string]string{
+		in("acme/bot", `{}`):                            `{"decision":true,"context":{"policy_version":"V","reasons":["all"]}}`,
+		in("acme/risky", `{}`):                          `{"decision":false,"context":{"policy_version":"V","reasons":["no-risk"]}}`,
+		in("acme/bot", `{"data_sensitivity":"secret"}`): `{"decision":false,"context":{"policy_version":"V","reasons":["no-secrets"]}}`,
+		in("acme/bot", `{"data_sensitivity":"secret","task":"audit","other":[1]}`): `{"decision":true,"context":{"policy_version":"V","reasons":["all"]}}`,
+		in("acme/bot", `{"data_sensitivity":7}`):                                   `{"decision":false,"context":{"policy_version":"V","reasons":["context_not_text"]}}`,
+		in("acme/excepted", `{"data_sensitivity":"secret"}`):                       `{"decision":true,"context":{"exceptions":["exc-1"],"policy_version":"V","reasons":["all"]}}`,
+	} {
+		w := ask(h, "/access/v1/evaluation", body)
+		require.Equal(t, 200, w.Code, w.Body.String())
+		require.JSONEq(t, strings.ReplaceAll(want, "V", rules.Version()), w.Body.String(), body)
+	}
+	ids.Policy = func() Policy { return nil }
+	require.Equal(t, 503, ask(h, "/access/v1/evaluation", in("acme/bot", `{}`)).Code, "no policies are known yet")
 }
 
 func about(subject, action, audience string) string {
@@ -105,8 +150,8 @@ func about(subject, action, audience string) string {
 func TestIdentities(t *testing.T) {
 	ids, _ := newIdentities(t)
 	h := serverFor(t, "https://issuer.example", ids.Open)
-	const a, permit = "https://a.example", `{"decision":true,"context":{"policy_version":"registered/1","reasons":["registered_scope_and_audience"]}}`
-	const silent, policy = `{"decision":false}`, `{"decision":false,"context":{"policy_version":"registered/1","reasons":[]}}`
+	const a, permit = "https://a.example", `{"decision":true,"context":{"policy_version":"cedar/273bda99b4604f28","reasons":["registered"]}}`
+	const silent, policy = `{"decision":false}`, `{"decision":false,"context":{"policy_version":"cedar/273bda99b4604f28","reasons":[]}}`
 	because := func(reason string) string {
 		return `{"decision":false,"context":{"policy_version":"invariants/1","reasons":["` + reason + `"]}}`
 	}
