@@ -13,7 +13,7 @@ import (
 var (
 	errNotAdmitted = errors.New("events of this type are stated by Lanyard's services only")
 	errScope       = errors.New("the caller lacks a scope")
-	errRequester   = errors.New("a revocation is asked for in one's own name")
+	errRequester   = errors.New("a revocation or the end of a task is asked for in one's own name")
 )
 
 // codes names every reason for a refusal, beside those of events.Code, and the HTTP

@@ -344,6 +344,7 @@ func TestRights(t *testing.T) {
 		code         string // "": accepted
 	}{
 		{"revoke without the scope", w.acme(), event("acme", revoke("shop")), "insufficient_scope"},
+		{"end a task in another's name", w.token("acme", "shop", both), event("acme", events.TaskEnded{Task: "t-1", Reason: "done", By: "boss"}), "wrong_requester"},
 		{"revoke in another's name", w.token("acme", "shop", both), event("acme", revoke("boss")), "wrong_requester"},
 		{"declare an operator", w.acme(), event("acme", declare(service.ScopeOperator)), "insufficient_scope"},
 		{"declare with a scope not held", w.acme(), event("acme", declare(service.ScopeRevoke)), "insufficient_scope"},
@@ -351,6 +352,7 @@ func TestRights(t *testing.T) {
 		{"an alert", w.acme(), event("acme", events.RiskChanged{Identity: "bot", Level: "low", Reason: "r"}), "type_not_admitted"},
 		{"another tenant's event", w.acme(), event("globex", declare("orders.read")), "wrong_tenant"},
 		{"revoke", w.token("acme", "shop", both), event("acme", revoke("shop")), ""},
+		{"end a task", w.acme(), event("acme", events.TaskEnded{Task: "t-1", Reason: "done", By: "shop"}), ""},
 		{"declare with a scope held", w.acme(), event("acme", declare(service.ScopeIntake)), ""},
 	}
 	for _, tt := range tests {
@@ -364,16 +366,16 @@ func TestRights(t *testing.T) {
 		})
 	}
 	dead := w.dead()
-	if len(dead) != 7 || len(w.stored()) != 2 {
-		t.Fatalf("%d dead and %d stored, want 7 and 2", len(dead), len(w.stored()))
+	if len(dead) != 8 || len(w.stored()) != 3 {
+		t.Fatalf("%d dead and %d stored, want 8 and 3", len(dead), len(w.stored()))
 	}
 	for _, d := range dead {
 		if err := w.conn.Replay(t.Context(), d.Sequence); err == nil {
 			t.Errorf("replaying %s published it", d.Code)
 		}
 	}
-	if n := len(w.stored()); n != 2 {
-		t.Errorf("%d events are stored after replays, want 2", n)
+	if n := len(w.stored()); n != 3 {
+		t.Errorf("%d events are stored after replays, want 3", n)
 	}
 }
 

@@ -149,8 +149,9 @@ func (s *server) admit(e events.Event, from sender) error {
 }
 
 // rights keeps the door for events from being a way around the other doors: asking
-// for a revocation takes the scope for it and is done in one's own name, and nobody
-// declares an identity that may hold more of Lanyard's own scopes than the caller.
+// for a revocation takes the scope for it and is done in one's own name, as is ending a
+// task, and nobody declares an identity that may hold more of Lanyard's own scopes than
+// the caller.
 func rights(e events.Event, c token.Claims) error {
 	switch e.Type() {
 	case events.TypeRevocationRequested:
@@ -163,6 +164,14 @@ func rights(e events.Event, c token.Claims) error {
 		}
 		if p.RequestedBy != c.Subject && !service.Operator(c) {
 			return fmt.Errorf("%w: requested_by must be %q", errRequester, c.Subject)
+		}
+	case events.TypeTaskEnded:
+		p, err := events.As[events.TaskEnded](e)
+		if err != nil {
+			return err
+		}
+		if p.By != c.Subject && !service.Operator(c) {
+			return fmt.Errorf("%w: by must be %q", errRequester, c.Subject)
 		}
 	case events.TypeIdentityDeclared:
 		p, err := events.As[events.IdentityDeclared](e)

@@ -116,7 +116,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		},
 		Publishes: []string{
 			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
-			events.TypeExceptionGranted, events.TypeExceptionEnded,
+			events.TypeExceptionGranted, events.TypeExceptionEnded, events.TypeTaskEnded, events.TypeTaskClosed,
 			events.TypeCredentialIssued, events.TypeCredentialDenied,
 			events.TypeDelegationCreated, events.TypeTokenExchanged, events.TypeRevocationRequested,
 			events.TypePolicyPublished, events.TypePolicyActivated,

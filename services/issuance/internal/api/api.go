@@ -1,5 +1,5 @@
 // Package api is issuance's HTTP API for callers that hold a Lanyard token: the
-// inventory, declarations, trust between tenants and exceptions to policy. Only issuance
+// inventory, declarations, trust between tenants, exceptions to policy and the end of tasks. Only issuance
 // imports it.
 package api
 
@@ -43,6 +43,7 @@ type Bus interface {
 // Registry is what the API needs of the registry.
 type Registry interface {
 	Register(ctx context.Context, cause events.Event, reg events.Registration) (registry.Identity, error)
+	CloseTask(cause events.Event, p events.TaskEnded) ([]events.Event, error)
 	Settled(ctx context.Context, tenant string, reg events.Registration) (registry.Identity, bool, error)
 }
 
@@ -89,6 +90,7 @@ func (a *API) Register(mux *http.ServeMux, base string, authorize func(scope str
 		{"GET", "/v1/identities/{tenant}/{id...}", service.ScopeRead, a.show},
 		{"POST", "/v1/identities", ScopeDeclare, a.declare},
 		{"POST", "/v1/trusts", ScopeTrust, a.trust},
+		{"POST", "/v1/tasks/{task...}", "", a.endTask},
 		{"GET", "/v1/exceptions", service.ScopeRead, a.exceptions},
 		{"POST", "/v1/exceptions", service.ScopeOperator, a.grantException},
 		{"POST", "/v1/exceptions/{id}/end", service.ScopeOperator, a.endException},

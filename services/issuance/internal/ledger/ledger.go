@@ -1,9 +1,10 @@
-// Package ledger remembers, from the log, which handles are dead, which tenants trust
-// each other and which exceptions to policy were granted. Only issuance imports it.
+// Package ledger remembers, from the log, which handles are dead, which tasks ended not
+// long ago, which tenants trust each other and which exceptions to policy were granted.
+// Only issuance imports it.
 //
 // It is folded into memory straight from the log and lives nowhere else, so no lost
 // cache can bring a dead handle back. It grows with revocations and exceptions, not with
-// issuance. Before it has caught up with the log's end at start it answers nothing.
+// issuance, and by the day with tasks that end. Before it has caught up with the log's end at start it answers nothing.
 package ledger
 
 import (
@@ -30,6 +31,7 @@ func Filters() []string {
 		events.LogSubject("*", "revocation", "lifted", "*"),
 		events.LogSubject("*", "trust", "declared", "*"),
 		events.LogSubject("*", "exception", "*", "*"),
+		events.LogSubject("*", "task", "closed", "*"),
 	}
 }
 
@@ -39,6 +41,7 @@ type Ledger struct {
 	handles    map[lineage.Handle]fate
 	trusts     map[string]events.TrustDeclared
 	exceptions exceptions
+	tasks      tasks
 	sequence   uint64        // applied up to here
 	moved      chan struct{} // closed and replaced when sequence grows
 
@@ -83,7 +86,7 @@ func (l *Ledger) Run(ctx context.Context, log Log) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("follow revocations, trusts and exceptions: %w", err)
+	return fmt.Errorf("follow revocations, trusts, exceptions and tasks: %w", err)
 }
 
 // Ready is closed when everything that was on the log at start has been applied.
@@ -122,6 +125,10 @@ func (l *Ledger) Apply(s bus.Stored) {
 		if p, err := events.As[events.TrustDeclared](s.Event); err == nil {
 			l.trusts[events.Tenant(s.Event)+" "+p.To] = p
 		}
+	case events.TypeTaskClosed:
+		if p, err := events.As[events.TaskClosed](s.Event); err == nil {
+			l.closed(p)
+		}
 	case events.TypeExceptionGranted:
 		if p, err := events.As[events.ExceptionGranted](s.Event); err == nil {
 			l.exceptions.granted(events.Tenant(s.Event), p)
@@ -141,6 +148,9 @@ func (l *Ledger) accepted(p events.RevocationAccepted) {
 	f := l.handles[h]
 	switch p.Mode {
 	case events.ModeRevoke:
+		if l.endsTask(h, p.Revocation) {
+			return
+		}
 		if f.killed == "" {
 			f.killed = p.Revocation
 		}
@@ -170,12 +180,15 @@ func (l *Ledger) lifted(handle string) {
 	l.handles[h] = fate{killed: f.killed}
 }
 
-// Dead is the first of the handles that is revoked, or frozen at now, and the id of
-// the revocation that did it.
+// Dead is the first of the handles that is revoked, frozen at now, or names a task that
+// ended not long ago, and the id of the revocation that did it.
 func (l *Ledger) Dead(now time.Time, handles ...lineage.Handle) (h lineage.Handle, revocation string, dead bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, h := range handles {
+		if r, ok := l.tasks.resting[h]; ok && now.Before(r.until) {
+			return h, r.revocation, true
+		}
 		f, ok := l.handles[h]
 		switch {
 		case !ok:

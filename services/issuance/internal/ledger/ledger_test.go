@@ -181,3 +181,61 @@ func TestExceptions(t *testing.T) {
 	require.Len(t, l.Exceptions(t0, "acme", "bot", ""), 1, "an id that is granted again is one exception")
 	require.Len(t, l.Exceptions(t0, "acme", "other", ""), 2)
 }
+
+func closed(h lineage.Handle, rev string, at time.Duration) events.TaskClosed {
+	return events.TaskClosed{Task: rev, Handle: h.String(), Revocation: "rev-" + rev, Reason: "done", By: "shop", ClosedAt: t0.Add(at), ReusableAt: t0.Add(at + 24*time.Hour)}
+}
+
+// TestTasks: an id rests after its task has ended and is free after that; what people
+// revoke stays revoked.
+func TestTasks(t *testing.T) {
+	const day = 24 * time.Hour
+	l := ledger.New()
+	for i, p := range []events.Payload{
+		closed(handle(1), "a", 0),
+		accepted(handle(1), "rev-a", events.ModeRevoke, nil),
+		accepted(handle(2), "rev-b", events.ModeRevoke, nil), // heard before the end itself
+		closed(handle(2), "b", 0),
+		accepted(handle(3), "by a person", events.ModeRevoke, nil),
+		closed(handle(3), "c", 0),
+		closed(handle(4), "d", 0),
+		accepted(handle(4), "by a person", events.ModeRevoke, nil),
+		accepted(handle(5), "frozen", events.ModeFreeze, nil),
+		closed(handle(5), "e", 0),
+		events.RevocationLifted{Revocation: "frozen", Handle: handle(5).String()},
+		closed(handle(1), "again", time.Hour), // a second end does not prolong it
+	} {
+		l.Apply(stored(t, uint64(i+1), p))
+	}
+	for _, c := range []struct {
+		name string
+		h    lineage.Handle
+		at   time.Duration
+		rev  string
+	}{
+		{"ended", handle(1), 0, "rev-a"},
+		{"ended, at the last moment", handle(1), day - 1, "rev-a"},
+		{"rested", handle(1), day, ""},
+		{"out of order", handle(2), 0, "rev-b"},
+		{"out of order, rested", handle(2), day, ""},
+		{"revoked before it ended", handle(3), 365 * day, "by a person"},
+		{"revoked after it ended", handle(4), 365 * day, "by a person"},
+		{"a lift does not undo an end", handle(5), 0, "rev-e"},
+		{"a lift, rested", handle(5), day, ""},
+	} {
+		_, rev, dead := l.Dead(t0.Add(c.at), c.h)
+		require.Equal(t, c.rev, rev, c.name)
+		require.Equal(t, c.rev != "", dead, c.name)
+	}
+	before := l.Resting()
+	for i := range 1000 { // one an hour: no more than a day of them is remembered
+		l.Apply(stored(t, uint64(100+i), closed(lineage.Handle{9, byte(i), byte(i >> 8)}, "x", time.Duration(i)*time.Hour)))
+	}
+	require.LessOrEqual(t, l.Resting(), 25)
+	require.Equal(t, 5, before)
+	require.Equal(t, 2, l.Size(), "of the tasks that ended nothing is left among the dead handles")
+	l.Apply(stored(t, 5000, closed(handle(1), "next run", 2000*time.Hour)))
+	_, rev, dead := l.Dead(t0.Add(2000*time.Hour), handle(1))
+	require.True(t, dead)
+	require.Equal(t, "rev-next run", rev, "an id that was used again ends again")
+}

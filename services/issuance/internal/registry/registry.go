@@ -63,6 +63,7 @@ func (r *Registry) Handlers() []bus.Handler {
 		bus.On(r.identityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated),
 		bus.On(r.ownerDeparted, events.TypeIdentityRegistered, events.TypeIdentityFrozen),
 		bus.On(r.featureDisabled, events.TypeIdentityFrozen),
+		bus.On(r.taskEnded, events.TypeTaskClosed, events.TypeRevocationRequested),
 		bus.On(r.revocationAccepted, events.TypeIdentityRevoked, events.TypeIdentityFrozen),
 		bus.On(r.revocationLifted, events.TypeIdentityReinstated),
 	}
