@@ -30,6 +30,8 @@ const (
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
 	TypeTaskEnded           = "dev.lanyard.task.ended.v1"
+	TypeTaskHeartbeat       = "dev.lanyard.task.heartbeat.v1"
+	TypeOwnerOverdue        = "dev.lanyard.owner.overdue.v1"
 	TypeTaskClosed          = "dev.lanyard.task.closed.v1"
 	TypeExceptionGranted    = "dev.lanyard.exception.granted.v1"
 	TypeExceptionEnded      = "dev.lanyard.exception.ended.v1"
@@ -83,9 +85,11 @@ var Catalogue = []TypeInfo{
 	{TypeIdentityReinstated, "identity", "reinstated", ChannelLog, func() Payload { return new(IdentityReinstated) }},
 	{TypeIdentityRetired, "identity", "retired", ChannelLog, func() Payload { return new(IdentityRetired) }},
 	{TypeOwnerDeparted, "owner", "departed", ChannelIn, func() Payload { return new(OwnerDeparted) }},
+	{TypeOwnerOverdue, "owner", "overdue", ChannelLog, func() Payload { return new(OwnerOverdue) }},
 	{TypeFeatureDisabled, "feature", "disabled", ChannelIn, func() Payload { return new(FeatureDisabled) }},
 	{TypeTrustDeclared, "trust", "declared", ChannelLog, func() Payload { return new(TrustDeclared) }},
 	{TypeTaskEnded, "task", "ended", ChannelIn, func() Payload { return new(TaskEnded) }},
+	{TypeTaskHeartbeat, "task", "heartbeat", ChannelIn, func() Payload { return new(TaskHeartbeat) }},
 	{TypeTaskClosed, "task", "closed", ChannelLog, func() Payload { return new(TaskClosed) }},
 	{TypeExceptionGranted, "exception", "granted", ChannelLog, func() Payload { return new(ExceptionGranted) }},
 	{TypeExceptionEnded, "exception", "ended", ChannelLog, func() Payload { return new(ExceptionEnded) }},

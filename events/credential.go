@@ -35,6 +35,8 @@ type CredentialIssued struct {
 	Context    *DecisionContext `json:"context,omitempty"`        // what was decided over
 	// Details are the authorization_details of the token (RFC 9396).
 	Details []Detail `json:"authorization_details,omitempty"`
+	// HeartbeatSeconds is how long the task goes on without a sign of life; 0: for ever.
+	HeartbeatSeconds int64 `json:"heartbeat_seconds,omitempty,omitzero"`
 }
 
 // Detail is one element of authorization_details (RFC 9396 section 2.2).

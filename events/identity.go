@@ -74,6 +74,9 @@ type Registration struct {
 	Keys []JWK `json:"keys,omitempty"`
 	// DetailTypes are the types of authorization_details (RFC 9396) that it may be granted.
 	DetailTypes []string `json:"authorization_details_types,omitempty"`
+	// HeartbeatSeconds ends a task of the identity when neither a task.heartbeat came nor
+	// a credential was issued for it for that long, 10 to 86400. 0: it has no such duty.
+	HeartbeatSeconds int64 `json:"heartbeat_seconds,omitempty,omitzero"`
 }
 
 // IdentityDeclared is published by the product that created an identity.
@@ -151,6 +154,18 @@ func (OwnerDeparted) EventType() string { return TypeOwnerDeparted }
 
 // Entity implements Payload.
 func (p OwnerDeparted) Entity() string { return p.Owner }
+
+// OwnerOverdue states that the grace after the departure of an owner is over. Identities
+// that still are theirs freeze.
+type OwnerOverdue struct {
+	Owner string `json:"owner"`
+}
+
+// EventType implements Payload.
+func (OwnerOverdue) EventType() string { return TypeOwnerOverdue }
+
+// Entity implements Payload.
+func (p OwnerOverdue) Entity() string { return p.Owner }
 
 // FeatureDisabled is published when a product feature is switched off.
 type FeatureDisabled struct {

@@ -31,6 +31,9 @@ func (r Registration) Check() error {
 	default:
 		return errors.New("kill_switch must be identity, feature or owner")
 	}
+	if r.HeartbeatSeconds != 0 && (r.HeartbeatSeconds < 10 || r.HeartbeatSeconds > 86400) {
+		return errors.New("heartbeat_seconds must be 10 to 86400, or left out")
+	}
 	return r.checkThirdParty()
 }
 

@@ -66,6 +66,8 @@ type TimerDue struct {
 	Ref   string    `json:"ref"`   // what it is about: a jti, a rotation id
 	Owner string    `json:"owner"` // identity or object
 	DueAt time.Time `json:"due_at"`
+	// EverySeconds is how much later it is due when a sign of life moves it; 0: nothing does.
+	EverySeconds int64 `json:"every_seconds,omitempty,omitzero"`
 }
 
 // EventType implements Payload.

@@ -56,3 +56,16 @@ func EndOfTask(ended Event, p TaskEnded, now time.Time) (Event, error) {
 	return New(Origin{Source: "/lanyard/issuance", Tenant: Tenant(ended), Time: now, Cause: &ended}, RevocationRequested{Mode: ModeRevoke,
 		Target: Target{Kind: "task", Tenant: Tenant(ended), ID: p.Task}, Reason: strings.ToValidUTF8(reason, ""), RequestedBy: p.By})
 }
+
+// TaskHeartbeat is published while a piece of work goes on. A task whose identity was
+// registered with HeartbeatSeconds ends when none came for that long; for others it means
+// nothing.
+type TaskHeartbeat struct {
+	Task string `json:"task"`
+}
+
+// EventType implements Payload.
+func (TaskHeartbeat) EventType() string { return TypeTaskHeartbeat }
+
+// Entity implements Payload.
+func (p TaskHeartbeat) Entity() string { return p.Task }
