@@ -88,9 +88,17 @@ func (r *issueRig) measure(ctx context.Context, o Options) ([]Row, error) {
 		o.Progress("issue.http round %d: %.4g tokens/s; p99 at half of it %.3g ms", i+1, rate, p99)
 		rates, p99s = append(rates, rate), append(p99s, p99)
 	}
+	decision, err := policyDecision(ctx, o)
+	if err != nil {
+		return rows, fmt.Errorf("measure policy.decision_p99: %w", err)
+	}
+	memory, err := r.growth(ctx, o)
+	if err != nil {
+		return rows, err
+	}
 	return append(rows,
 		Absolute("issue.http", "tokens/s", rates, issueTarget, "min"),
-		Absolute("issue.latency_p99_half_load", "ms", p99s, 15, "max")), nil
+		Absolute("issue.latency_p99_half_load", "ms", p99s, 15, "max"), decision, memory), nil
 }
 
 // issueRig is issuance with all it needs.
