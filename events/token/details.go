@@ -31,12 +31,12 @@ type Detail struct {
 	Privileges []string `json:"privileges,omitempty"`
 }
 
-// Covers reports whether child grants no more than d. What an absent member means is up
+// Covers reports whether child grants no more than x. What an absent member means is up
 // to the type: everything, or nothing. So members that only one of the two has are not
 // compared but refused, which narrows by either reading.
-func (d Detail) Covers(child Detail) bool {
-	return d.Type == child.Type && d.Identifier == child.Identifier && within(child.Locations, d.Locations) &&
-		within(child.Actions, d.Actions) && within(child.DataTypes, d.DataTypes) && within(child.Privileges, d.Privileges)
+func (x Detail) Covers(child Detail) bool {
+	return x.Type == child.Type && x.Identifier == child.Identifier && within(child.Locations, x.Locations) &&
+		within(child.Actions, x.Actions) && within(child.DataTypes, x.DataTypes) && within(child.Privileges, x.Privileges)
 }
 
 // Covered reports whether one of list covers child.

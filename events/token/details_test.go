@@ -41,9 +41,9 @@ type access struct{ kind, identifier, location, action, datatype, privilege stri
 
 var universe = []string{"a", "b", "c", "-"}
 
-// grants reports whether d grants x when an absent list means everything, or when it
+// grants reports whether x grants a when an absent list means everything, or when it
 // means nothing but what is granted without it.
-func (d Detail) grants(x access, absentIsAll bool) bool {
+func (x Detail) grants(a access, absentIsAll bool) bool {
 	has := func(list []string, v string) bool {
 		if len(list) == 0 {
 			return absentIsAll || v == "-"
@@ -55,8 +55,8 @@ func (d Detail) grants(x access, absentIsAll bool) bool {
 		}
 		return false
 	}
-	return d.Type == x.kind && d.Identifier == x.identifier && has(d.Locations, x.location) && has(d.Actions, x.action) &&
-		has(d.DataTypes, x.datatype) && has(d.Privileges, x.privilege)
+	return x.Type == a.kind && x.Identifier == a.identifier && has(x.Locations, a.location) && has(x.Actions, a.action) &&
+		has(x.DataTypes, a.datatype) && has(x.Privileges, a.privilege)
 }
 
 // TestNarrowingNeverWidens: whatever a covered detail grants, by either reading, one of

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/ledger"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/policies"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/review"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/signing"
 )
 
@@ -82,7 +84,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth), MaxWidth: cmp.Or(cfg.MaxWidth, defaultWidth),
 		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
 		Namer: env.Namer, Policies: rules, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
-		Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
+		TransactionDomain: cfg.TransactionDomain, Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
 	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
@@ -105,10 +107,12 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	}, Loader: identities, Inventory: index,
 		Ledger: dead, KillSet: env.Guard, Namer: env.Namer, Now: env.Now}
 	(&authzen.Server{Issuer: issuer, Open: decided.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
+	reviewer := &review.Reviewer{Policies: rules, History: env.Bus, Loader: identities, Ledger: dead, Namer: env.Namer,
+		MaxTTL: ceilingTTL, Log: env.Log, Now: env.Now}
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
 	return service.Service{
 		Name:     Name,
-		Handlers: append(reg.Handlers(), stages.Handlers()...),
+		Handlers: slices.Concat(reg.Handlers(), stages.Handlers(), reviewer.Handlers()),
 		Tasks: []service.Task{
 			{Name: "inventory", Run: func(ctx context.Context) error { return env.State.Follow(ctx, env.Bus, index.View()) }},
 			{Name: "ledger", Run: func(ctx context.Context) error { return dead.Run(ctx, env.Bus) }},
@@ -116,7 +120,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		},
 		Publishes: []string{
 			events.TypeIdentityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated, events.TypeTrustDeclared,
-			events.TypeExceptionGranted, events.TypeExceptionEnded, events.TypeTaskEnded, events.TypeTaskClosed,
+			events.TypeExceptionGranted, events.TypeExceptionEnded, events.TypeTaskEnded, events.TypeTaskClosed, events.TypeTaskHeartbeat,
 			events.TypeCredentialIssued, events.TypeCredentialDenied,
 			events.TypeDelegationCreated, events.TypeTokenExchanged, events.TypeRevocationRequested,
 			events.TypePolicyPublished, events.TypePolicyActivated,

@@ -170,6 +170,14 @@ type Issuance struct {
 	// "required" or "optional". Default "required", which costs a client one more request
 	// now and then; with "optional" a stolen proof is good for a minute.
 	DPoPNonce string `yaml:"dpop_nonce"`
+	// OwnerGrace is how long identities go on after their owner departed without a
+	// successor: an alert says so at once, and they freeze at the end unless somebody else
+	// answers for them by then. Default 0s: they freeze at once. 24h is a good value.
+	OwnerGrace Duration `yaml:"owner_grace"`
+	// TransactionDomain is the trust domain of transaction tokens, such as
+	// "prod.example.org": their audience, and what a workload must have among its
+	// audiences to ask for one. Default empty: none are issued.
+	TransactionDomain string `yaml:"transaction_domain"`
 }
 
 // Values of Issuance.DPoPNonce.

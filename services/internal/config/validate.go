@@ -150,6 +150,12 @@ func (c Config) validateIssuance(p *problems) {
 	if i.TTL <= 0 || i.TTL > i.MaxTTL {
 		p.add("issuance.ttl", "is %s: use more than 0s and at most issuance.max_ttl (%s)", i.TTL, i.MaxTTL)
 	}
+	if i.TransactionDomain != "" && i.TransactionDomain == c.Issuer.URL {
+		p.add("issuance.transaction_domain", "is the issuer's URL: a transaction token must not be for Lanyard's own APIs, give the domain a name of its own")
+	}
+	if i.OwnerGrace < 0 || i.OwnerGrace > Duration(720*time.Hour) {
+		p.add("issuance.owner_grace", "is %s: use 0s to 720h, nobody answers for the identities meanwhile", i.OwnerGrace)
+	}
 	if i.DPoPNonce != "" && i.DPoPNonce != NonceRequired && i.DPoPNonce != NonceOptional {
 		p.add("issuance.dpop_nonce", "is %q: use %s or %s", i.DPoPNonce, NonceRequired, NonceOptional)
 	}

@@ -38,8 +38,13 @@ func (d decision) ceilings(s registry.Identity) []Ceiling {
 		Detail: func(x token.Detail) bool { return slices.Contains(reg.DetailTypes, x.Type) }}}
 	if d.parent != nil {
 		c := d.parent.Claims
-		out = append(out, Ceiling{Name: "the subject_token", Scope: strings.Fields(c.Scope), Audience: c.Audience, Expires: time.Unix(c.Expires, 0),
-			Detail: func(x token.Detail) bool { return token.Covered(x, c.Details) }, Held: c.Details})
+		end := time.Unix(c.Expires, 0)
+		if longest := d.now.Add(transactionLife); d.txn != nil && longest.Before(end) {
+			end = longest
+		}
+		out = append(out, Ceiling{Name: "the subject_token", Scope: strings.Fields(c.Scope), Audience: c.Audience, Expires: end,
+			AnyAudience: d.txn != nil && d.parent.Transaction == nil, // it goes to the trust domain instead
+			Detail:      func(x token.Detail) bool { return token.Covered(x, c.Details) }, Held: c.Details})
 	}
 	if d.trust != nil {
 		out = append(out, Ceiling{Name: "trust " + d.trust.Trust, Scope: d.trust.Scopes, AnyAudience: true, MaxDepth: d.trust.MaxDepth})
@@ -57,7 +62,11 @@ func (d decision) links(s registry.Identity, kid string) []link {
 	if d.trust != nil {
 		trust = d.trust.Trust
 	}
-	return stepLinks(h, d.parent.Claims.Tenant, trust, d.step, kid, d.jti)
+	links := stepLinks(h, d.parent.Claims.Tenant, trust, d.step, kid, d.jti)
+	if d.txn != nil { // nobody is delegated anything
+		links = slices.DeleteFunc(links, func(l link) bool { return l.kind == lineage.KindDelegation })
+	}
+	return links
 }
 
 // above is what may be known by name of the parent's lineage: what it is called is
@@ -112,7 +121,7 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 	for _, x := range g.Details {
 		issuedEvent.Details = append(issuedEvent.Details, events.Detail(x))
 	}
-	if d.parent != nil {
+	if d.parent != nil && d.txn == nil {
 		issuedEvent.Delegation = d.step
 	}
 	issued, err := events.New(events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now,
@@ -125,7 +134,11 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 		return out, nil
 	}
 	origin := events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now, Cause: &issued}
-	for _, p := range []events.Payload{m.delegation(d, g, lin), m.activity(d, s, g)} {
+	more := []events.Payload{m.delegation(d, g, lin), m.activity(d, s, g)}
+	if d.txn != nil {
+		more = more[1:]
+	}
+	for _, p := range more {
 		e, err := events.New(origin, p)
 		if err != nil {
 			return nil, err

@@ -32,7 +32,8 @@ func (m *Minter) decide(d decision, s registry.Identity, signer token.Signer) (*
 	}
 	c := &credential{claims: d.claims(m.Issuer, g, lin)}
 	var err error
-	if c.token, err = signer.Sign(token.TypAccess, c.claims); err != nil {
+	typ, body := d.form(c.claims)
+	if c.token, err = signer.Sign(typ, body); err != nil {
 		return nil, err
 	}
 	c.events, err = m.statements(d, s, g, c, append(links, d.above(m.Issuers)...), signer.ID, r)

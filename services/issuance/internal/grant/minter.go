@@ -85,6 +85,8 @@ type Config struct {
 	Publisher  Publisher
 	Rand       io.Reader
 	Now        func() time.Time
+	// TransactionDomain is the trust domain of transaction tokens; empty: there are none.
+	TransactionDomain string
 	// Endpoint is the URL of the token endpoint, which DPoP proofs name.
 	Endpoint *url.URL
 	Nonces   *Nonces
@@ -106,6 +108,9 @@ type Minter struct{ Config }
 type Parent struct {
 	Claims   token.Claims
 	Identity registry.Identity // who held it
+	// Transaction is set when it is a transaction token. Then Claims are what it says of
+	// the subject.
+	Transaction *token.Transaction
 }
 
 // decision is what is known of a request when the identity's turn comes.
@@ -116,7 +121,8 @@ type decision struct {
 	attested attest.Attested
 	launcher attest.Attested // who started the task; zero: nobody else than the workload
 	parent   *Parent
-	confirm  *token.Confirm // what the credential will be bound to; nil: nothing
+	confirm  *token.Confirm     // what the credential will be bound to; nil: nothing
+	txn      *token.Transaction // set when a transaction token is wanted
 	trust    *events.TrustDeclared
 	width    int64 // exchanges of the parent so far, with this one
 	now      time.Time
@@ -172,12 +178,17 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 		d.launcher, err = m.launch(ctx, q.Launch)
 		return d, err
 	}
-	d.parent, err = m.openParent(ctx, q.Parent, d.now)
+	d.parent, err = m.openParent(ctx, q, d.now)
 	if err != nil {
 		return d, err
 	}
 	if e := keepBinding(d.parent.Claims.Confirm, d.confirm); e != nil {
 		return d, e
+	}
+	if q.Transaction != nil {
+		if e := m.begin(&d); e != nil {
+			return d, e
+		}
 	}
 	if err := m.admitStep(&d); err != nil {
 		return d, err
@@ -262,15 +273,12 @@ func (m *Minter) attesting(ctx context.Context, a attest.Attested, refs []regist
 
 // openParent verifies the credential that is exchanged. Its audience may be any
 // resource: it was not sent to us to act here, but to be narrowed.
-func (m *Minter) openParent(ctx context.Context, raw string, now time.Time) (*Parent, error) {
-	payload, _, err := token.Open(raw, token.TypAccess, token.NewKeySet(m.Keys.Public()...))
+func (m *Minter) openParent(ctx context.Context, q Request, now time.Time) (*Parent, error) {
+	p, err := m.readParent(q)
 	if err != nil {
-		return nil, &Error{Code: InvalidGrant, Reason: "the subject_token is not a token that this issuer signed", cause: err}
+		return nil, &Error{Code: InvalidGrant, Reason: "the subject_token is not such a token of this issuer", cause: err}
 	}
-	c, err := token.ParseClaims(payload)
-	if err != nil {
-		return nil, &Error{Code: InvalidGrant, Reason: "the subject_token's claims cannot be read", cause: err}
-	}
+	c := p.Claims
 	const leeway = 5
 	switch {
 	case c.Issuer != m.Issuer:
@@ -290,7 +298,22 @@ func (m *Minter) openParent(ctx context.Context, raw string, now time.Time) (*Pa
 	if status := s.Status(now); status != registry.StatusActive {
 		return nil, refuse(InvalidGrant, "the identity that holds the subject_token is %s", status)
 	}
-	return &Parent{Claims: c, Identity: s}, nil
+	p.Identity = s
+	return p, nil
+}
+
+// readParent reads a subject_token that this issuer signed.
+func (m *Minter) readParent(q Request) (*Parent, error) {
+	keys := token.NewKeySet(m.Keys.Public()...)
+	if q.ParentType == TypeTransaction {
+		return readTransactionParent(q.Parent, keys)
+	}
+	payload, _, err := token.Open(q.Parent, token.TypAccess, keys)
+	if err != nil {
+		return nil, err
+	}
+	c, err := token.ParseClaims(payload)
+	return &Parent{Claims: c}, err
 }
 
 // admitStep checks what only exchanges have: no cycle, one task, trust between tenants.
@@ -298,7 +321,7 @@ func (m *Minter) admitStep(d *decision) error {
 	c := d.parent.Claims
 	self := m.Namer.Name(lineage.KindIdentity, d.ref.Tenant, d.ref.Identity)
 	for _, h := range c.Lineage {
-		if h == self {
+		if h == self && d.txn == nil { // a transaction may pass a workload more than once
 			return refuse(InvalidRequest, "identity %s is in the chain of delegations already: a chain must not come back", clip(d.ref.Identity))
 		}
 	}
@@ -364,6 +387,9 @@ func (m *Minter) issue(ctx context.Context, d decision) (Response, error) {
 	resp := Response{AccessToken: c.token, TokenType: tokenType(c.claims), ExpiresIn: c.claims.Expires - d.now.Unix(), Scope: c.claims.Scope, Details: c.claims.Details}
 	if d.parent != nil {
 		resp.IssuedTokenType = TypeAccessToken
+	}
+	if d.txn != nil {
+		resp.IssuedTokenType, resp.TokenType = TypeTransaction, "N_A"
 	}
 	return resp, nil
 }

@@ -29,6 +29,8 @@ const (
 	TypeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
 	TypeIDToken     = "urn:ietf:params:oauth:token-type:id_token"
 	TypeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	// TypeTransaction is by draft-ietf-oauth-transaction-tokens.
+	TypeTransaction = "urn:ietf:params:oauth:token-type:txn_token"
 )
 
 const (
@@ -45,8 +47,10 @@ type Request struct {
 	Proof       string // attestation of the workload that will hold the credential
 	Client      Client // the same, when it is a certificate or a client assertion
 	DPoP        string // proof of the key that the credential will be bound to; optional
-	Parent      string // access token that is exchanged; empty for the first grant
-	Launch      string // token of who starts the task; optional, of a first grant only
+	Parent      string // token that is exchanged; empty for the first grant
+	ParentType  string
+	Transaction *Transaction // set when a transaction token is wanted
+	Launch      string       // token of who starts the task; optional, of a first grant only
 	Ask         Ask
 	Task        string
 	Purpose     string
@@ -141,8 +145,6 @@ func exchangeTokens(q *Request, form url.Values) *Error {
 	switch {
 	case q.Parent == "":
 		return refuse(InvalidRequest, "subject_token is missing: send the Lanyard access token that is to be exchanged")
-	case form.Get("subject_token_type") != TypeAccessToken:
-		return refuse(InvalidRequest, "subject_token_type must be %s", TypeAccessToken)
 	case q.Proof == "" && q.Client.Type == "":
 		return refuse(InvalidRequest, "actor_token is missing: send an OIDC token of the acting workload, or a client_assertion")
 	case q.Proof != "" && q.Client.Type != "":
@@ -153,12 +155,17 @@ func exchangeTokens(q *Request, form url.Values) *Error {
 	default:
 		return refuse(InvalidRequest, "actor_token_type must be %s or %s, and is sent with actor_token only", TypeJWT, TypeIDToken)
 	}
+	q.ParentType = form.Get("subject_token_type")
 	switch form.Get("requested_token_type") {
 	case "", TypeAccessToken, TypeJWT:
-	default:
-		return refuse(InvalidRequest, "requested_token_type must be %s", TypeAccessToken)
+		if q.ParentType != TypeAccessToken {
+			return refuse(InvalidRequest, "subject_token_type must be %s", TypeAccessToken)
+		}
+		return nil
+	case TypeTransaction:
+		return readTransaction(q, form)
 	}
-	return nil
+	return refuse(InvalidRequest, "requested_token_type must be %s or %s", TypeAccessToken, TypeTransaction)
 }
 
 func readContext(q *Request, form url.Values) *Error {
