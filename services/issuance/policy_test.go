@@ -228,3 +228,48 @@ func TestHotSwapUnderLoad(t *testing.T) {
 	slices.Sort(versions)
 	t.Logf("%d tokens during %d swaps between %v: %v", n, swaps, versions, scopes)
 }
+
+// TestRiskEndsLiveCredentials: when the risk of an identity rises, the live credentials
+// that policies no longer allow are asked to be frozen, the others are left alone.
+func TestRiskEndsLiveCredentials(t *testing.T) {
+	w := newWorld(t)
+	op := w.operator()
+	w.declare("acme", agent("bot"))
+	w.allowed("bot")
+	w.apply(op, `@id("acme") permit (principal in Lanyard::Tenant::"acme", action, resource);
+@id("calm-only") forbid (principal, action, resource) when { principal.risk == "high" && context.scope == "write" };`)
+	form := w.bearer("bot")
+	_, reads := w.issue(form)
+	form.Set("scope", "write")
+	_, writes := w.issue(form)
+	asked := func() map[string]events.Mode {
+		out := map[string]events.Mode{}
+		for s, err := range w.conn.Read(t.Context(), bus.StreamIn, "nhi.in.acme.revocation.requested", 1) {
+			require.NoError(t, err)
+			p, err := events.As[events.RevocationRequested](s.Event)
+			require.NoError(t, err)
+			require.Equal(t, "credential", p.Target.Kind)
+			out[p.Target.ID] = p.Mode
+		}
+		return out
+	}
+	w.publish("acme", events.RiskChanged{Identity: "bot", Level: "high", Previous: "low", Reason: "test"})
+	w.eventually("frozen", func() bool { return asked()[writes.ID] == events.ModeFreeze })
+	require.NotContains(t, asked(), reads.ID)
+
+	narrower := agent("bot")
+	narrower.Scopes = []string{"write"}
+	w.publish("acme", events.IdentityDeclared{Registration: narrower})
+	w.eventually("revoked", func() bool { return asked()[reads.ID] == events.ModeRevoke })
+	n := len(asked())
+
+	// New policies end what they forbid, here the operator's own token too.
+	form = w.bearer("bot")
+	w.publish("acme", events.RiskChanged{Identity: "bot", Level: "low", Previous: "high", Reason: "test"})
+	form.Set("scope", "write")
+	w.eventually("calm", func() bool { return w.post(form).status == http.StatusOK })
+	_, third := w.issue(form)
+	w.apply(op, `@id("no-acme") forbid (principal in Lanyard::Tenant::"acme", action, resource);`)
+	w.eventually("ended by policy", func() bool { return asked()[third.ID] == events.ModeRevoke })
+	require.Greater(t, len(asked()), n)
+}
