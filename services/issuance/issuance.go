@@ -59,7 +59,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	if env.Namer == nil || env.Keys == nil || env.Guard == nil {
 		return service.Service{}, fmt.Errorf("build issuance: it needs the lineage key, the signing keys and a guard")
 	}
-	verifier, err := attest.New(attest.Config{Issuers: cfg.Trusted, TrustDomains: cfg.TrustDomains, Audience: env.Config.Issuer.URL,
+	verifier, err := attest.New(attest.Config{Issuers: cfg.Trusted, TrustDomains: cfg.TrustDomains, ChainFrom: cfg.ChainFrom, Audience: env.Config.Issuer.URL,
 		Clients: attest.Clients{Outbound: env.Outbound, Local: attest.LoopbackClient()}, Now: env.Now, Log: env.Log})
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
@@ -84,10 +84,10 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		MaxDepth: cmp.Or(cfg.MaxDepth, defaultDepth), MaxWidth: cmp.Or(cfg.MaxWidth, defaultWidth),
 		Attester: verifier, Bindings: index, Identities: registry.Remember(identities, env.Bus), Ledger: dead, KillSet: env.Guard, Keys: env.Keys,
 		Namer: env.Namer, Policies: rules, Log: sampled(env.Log), Publisher: env.Bus, Rand: env.Rand, Now: env.Now,
-		TransactionDomain: cfg.TransactionDomain, Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
+		TransactionDomain: cfg.TransactionDomain, ChainTo: cfg.ChainTo, Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
-	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Now: env.Now}
+	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Chains: len(cfg.ChainTo) > 0, Now: env.Now}
 	if err := oauth.Register(mux, env.Metrics); err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}

@@ -56,6 +56,7 @@ type world struct {
 	mu     sync.Mutex
 
 	configure func(*config.Config)
+	listener  net.Listener // nil: a free port of its own
 	failpoint func()
 	beatStop  context.CancelFunc
 	lease     time.Duration // 0: the default
@@ -104,8 +105,11 @@ func newWorld(t *testing.T, change ...func(*world)) *world {
 	require.NoError(t, err)
 	w.feed, err = w.ring.FeedSigner()
 	require.NoError(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l := w.listener
+	if l == nil {
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+	}
 	w.url = "http://" + l.Addr().String()
 	cfg := config.Config{Issuer: config.Issuer{URL: w.url}}
 	cfg.Issuance.Trusted = []config.TrustedIssuer{w.newIDP(dir)}

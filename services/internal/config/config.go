@@ -145,6 +145,18 @@ type TrustDomain struct {
 	Local bool `yaml:"local"`
 }
 
+// ChainIssuer is another Lanyard whose grants are accepted.
+type ChainIssuer struct {
+	// Issuer is "iss" of its grants, compared byte for byte. An identity here is bound to
+	// one there by an attestation of this issuer and the subject "TENANT/IDENTITY". Revoke
+	// the domain of this name to end everything that came from it.
+	Issuer string `yaml:"issuer"`
+	// JWKS is the https URL or file:// path of its keys.
+	JWKS string `yaml:"jwks"`
+	// Local allows the URL on loopback and over http. Default false; for development only.
+	Local bool `yaml:"local"`
+}
+
 // Issuance is the registry and token service.
 type Issuance struct {
 	// Listen is host:port. Default "127.0.0.1:0": a free port, kept over restarts.
@@ -178,6 +190,12 @@ type Issuance struct {
 	// "prod.example.org": their audience, and what a workload must have among its
 	// audiences to ask for one. Default empty: none are issued.
 	TransactionDomain string `yaml:"transaction_domain"`
+	// ChainTo are the other issuers for which an agent gets a grant by token exchange, if
+	// it has the issuer among its audiences. Default none.
+	ChainTo []string `yaml:"chain_to"`
+	// ChainFrom are the other Lanyard issuers whose grants are accepted. What comes by
+	// them carries their lineage before ours, at most 32 handles together. Default none.
+	ChainFrom []ChainIssuer `yaml:"chain_from"`
 }
 
 // Values of Issuance.DPoPNonce.

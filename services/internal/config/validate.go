@@ -191,6 +191,7 @@ func (c Config) validateIssuance(p *problems) {
 		}
 	}
 	c.validateTrustDomains(p)
+	c.validateChaining(p)
 	r := c.Rotation
 	if r.SigningKeyPeriod < r.Prepare+r.Overlap || r.Prepare <= 0 {
 		p.add("rotation.signing_key_period", "is %s: it must be longer than prepare (%s) and overlap (%s) together, or keys pile up", r.SigningKeyPeriod, r.Prepare, r.Overlap)
@@ -231,6 +232,28 @@ func (c Config) validateTrustDomains(p *problems) {
 		}
 		seen[t.TrustDomain] = true
 		checkKeys(p, field, "bundle", t.Bundle, t.Local)
+	}
+}
+
+func (c Config) validateChaining(p *problems) {
+	seen := map[string]bool{c.Issuer.URL: true}
+	for n, to := range c.Issuance.ChainTo {
+		if to == "" || seen[to] {
+			p.add(fmt.Sprintf("issuance.chain_to[%d]", n), "is %q: want another issuer than this, once", to)
+		}
+		seen[to] = true
+	}
+	seen = map[string]bool{c.Issuer.URL: true}
+	for _, t := range c.Issuance.Trusted {
+		seen[t.Issuer] = true
+	}
+	for n, t := range c.Issuance.ChainFrom {
+		field := fmt.Sprintf("issuance.chain_from[%d]", n)
+		if t.Issuer == "" || t.JWKS == "" || seen[t.Issuer] {
+			p.add(field, "has issuer %q and jwks %q: want both, and an issuer that is neither this one nor a trusted issuer of attestations", t.Issuer, t.JWKS)
+		}
+		seen[t.Issuer] = true
+		checkKeys(p, field, "jwks", t.JWKS, t.Local)
 	}
 }
 

@@ -88,6 +88,7 @@ type Clients struct {
 type Config struct {
 	Issuers      []config.TrustedIssuer
 	TrustDomains []config.TrustDomain
+	ChainFrom    []config.ChainIssuer // whose grants are accepted; see VerifyGrant
 	// Audience is what tokens must be for where an issuer does not say otherwise.
 	Audience string
 	Clients  Clients
@@ -99,6 +100,7 @@ type Config struct {
 type Verifier struct {
 	issuers  map[string]*issuer
 	domains  map[spiffeid.TrustDomain]*domain
+	chained  map[string]*keySet
 	audience string
 	now      func() time.Time
 }
@@ -117,7 +119,7 @@ func New(c Config) (*Verifier, error) {
 		c.Log = zap.NewNop()
 	}
 	v := &Verifier{issuers: make(map[string]*issuer, len(c.Issuers)), domains: make(map[spiffeid.TrustDomain]*domain, len(c.TrustDomains)),
-		audience: c.Audience, now: c.Now}
+		chained: make(map[string]*keySet, len(c.ChainFrom)), audience: c.Audience, now: c.Now}
 	for _, t := range c.Issuers {
 		if err := v.addIssuer(t, c); err != nil {
 			return nil, fmt.Errorf("trusted issuer %q: %w", t.Issuer, err)
@@ -126,6 +128,11 @@ func New(c Config) (*Verifier, error) {
 	for _, t := range c.TrustDomains {
 		if err := v.addDomain(t, c); err != nil {
 			return nil, fmt.Errorf("trust domain %q: %w", t.TrustDomain, err)
+		}
+	}
+	for _, t := range c.ChainFrom {
+		if err := v.addChained(t, c); err != nil {
+			return nil, fmt.Errorf("chained issuer %q: %w", t.Issuer, err)
 		}
 	}
 	return v, nil

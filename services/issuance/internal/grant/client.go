@@ -47,16 +47,19 @@ func unauthenticated(cause error) *Error {
 }
 
 // who finds out which workload asks and for which identity it speaks.
-func (m *Minter) who(ctx context.Context, q Request) (attest.Attested, registry.Ref, error) {
-	if q.Client.Type == AssertionJWT {
-		return m.byOwnKey(ctx, q)
+func (m *Minter) who(ctx context.Context, q Request, d *decision) (err error) {
+	switch {
+	case q.Client.Type == AssertionJWT:
+		d.attested, d.ref, err = m.byOwnKey(ctx, q)
+		return err
+	case q.Grant == GrantJWTBearer && attest.IsGrant(q.Proof):
+		return m.byGrant(ctx, q, d)
 	}
-	a, err := m.attest(ctx, q)
-	if err != nil {
-		return a, registry.Ref{}, err
+	if d.attested, err = m.attest(ctx, q); err != nil {
+		return err
 	}
-	ref, err := m.resolve(ctx, a, q)
-	return a, ref, err
+	d.ref, err = m.resolve(ctx, d.attested, q)
+	return err
 }
 
 // bySVID checks a JWT-SVID as client assertion. It may be shown again while it lives,

@@ -39,12 +39,15 @@ func (d decision) ceilings(s registry.Identity) []Ceiling {
 	if d.parent != nil {
 		c := d.parent.Claims
 		end := time.Unix(c.Expires, 0)
-		if longest := d.now.Add(transactionLife); d.txn != nil && longest.Before(end) {
+		if longest := d.now.Add(d.longest()); d.aside() && longest.Before(end) {
 			end = longest
 		}
 		out = append(out, Ceiling{Name: "the subject_token", Scope: strings.Fields(c.Scope), Audience: c.Audience, Expires: end,
-			AnyAudience: d.txn != nil && d.parent.Transaction == nil, // it goes to the trust domain instead
+			AnyAudience: d.aside() && d.parent.Transaction == nil, // it goes somewhere else
 			Detail:      func(x token.Detail) bool { return token.Covered(x, c.Details) }, Held: c.Details})
+	}
+	if d.chained != nil {
+		out = append(out, bounds(d.chained))
 	}
 	if d.trust != nil {
 		out = append(out, Ceiling{Name: "trust " + d.trust.Trust, Scope: d.trust.Scopes, AnyAudience: true, MaxDepth: d.trust.MaxDepth})
@@ -63,7 +66,7 @@ func (d decision) links(s registry.Identity, kid string) []link {
 		trust = d.trust.Trust
 	}
 	links := stepLinks(h, d.parent.Claims.Tenant, trust, d.step, kid, d.jti)
-	if d.txn != nil { // nobody is delegated anything
+	if d.aside() { // nobody is delegated anything
 		links = slices.DeleteFunc(links, func(l link) bool { return l.kind == lineage.KindDelegation })
 	}
 	return links
@@ -121,7 +124,7 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 	for _, x := range g.Details {
 		issuedEvent.Details = append(issuedEvent.Details, events.Detail(x))
 	}
-	if d.parent != nil && d.txn == nil {
+	if d.parent != nil && !d.aside() {
 		issuedEvent.Delegation = d.step
 	}
 	issued, err := events.New(events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now,
@@ -135,7 +138,7 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 	}
 	origin := events.Origin{Source: registry.Source, Tenant: d.ref.Tenant, Time: d.now, Cause: &issued}
 	more := []events.Payload{m.delegation(d, g, lin), m.activity(d, s, g)}
-	if d.txn != nil {
+	if d.aside() {
 		more = more[1:]
 	}
 	for _, p := range more {

@@ -1,7 +1,6 @@
 package grant
 
 import (
-	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/events/token"
 	"github.com/lanyard-nhi/lanyard/services/internal/policy"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
@@ -18,12 +17,8 @@ func (m *Minter) decide(d decision, s registry.Identity, signer token.Signer) (*
 	if e != nil {
 		return nil, e
 	}
-	var above []lineage.Handle
-	if d.parent != nil {
-		above = d.parent.Claims.Lineage
-	}
 	links := d.links(s, signer.ID)
-	lin, e := extend(m.Namer, above, links)
+	lin, e := extend(m.Namer, d.inherited(), links)
 	if e != nil {
 		return nil, e
 	}

@@ -24,6 +24,7 @@ type Server struct {
 	JWKS      func() ([]byte, error)
 	Issuer    *url.URL // without trailing slash
 	Nonces    *Nonces
+	Chains    bool // grants for other issuers are made
 	// Certificates: the connection may ask for client certificates.
 	Certificates bool
 	Now          func() time.Time

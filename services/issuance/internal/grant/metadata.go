@@ -21,7 +21,7 @@ func (s *Server) registerMetadata(mux *http.ServeMux, base string) {
 // members of OpenID say only how our tokens are signed and named.
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	base := strings.TrimSuffix(s.Issuer.String(), "/")
-	writeJSON(w, http.StatusOK, map[string]any{
+	doc := map[string]any{
 		"issuer":                 s.Issuer.String(),
 		"token_endpoint":         base + "/oauth2/token",
 		"introspection_endpoint": base + "/oauth2/introspect",
@@ -39,5 +39,9 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"tls_client_certificate_bound_access_tokens":       s.Certificates,
 		"subject_types_supported":                          []string{"public"},
 		"id_token_signing_alg_values_supported":            []string{"ES256"},
-	})
+	}
+	if s.Chains { // draft-ietf-oauth-identity-chaining section 2.5
+		doc["identity_chaining_requested_token_types_supported"] = []string{TypeJWT}
+	}
+	writeJSON(w, http.StatusOK, doc)
 }

@@ -26,6 +26,7 @@ import (
 type Attester interface {
 	Verify(ctx context.Context, raw string) (attest.Attested, error)
 	VerifyCertificate(ctx context.Context, chain []*x509.Certificate) (attest.Attested, error)
+	VerifyGrant(ctx context.Context, raw string) (attest.Grant, error)
 	VerifyClient(a attest.ClientAssertion, keys []events.JWK) (attest.Attested, error)
 }
 
@@ -87,6 +88,7 @@ type Config struct {
 	Now        func() time.Time
 	// TransactionDomain is the trust domain of transaction tokens; empty: there are none.
 	TransactionDomain string
+	ChainTo           []string // other issuers for which grants are made
 	// Endpoint is the URL of the token endpoint, which DPoP proofs name.
 	Endpoint *url.URL
 	Nonces   *Nonces
@@ -123,6 +125,8 @@ type decision struct {
 	parent   *Parent
 	confirm  *token.Confirm     // what the credential will be bound to; nil: nothing
 	txn      *token.Transaction // set when a transaction token is wanted
+	chain    string             // other issuer, when a grant for it is wanted
+	chained  *attest.Grant      // of another issuer, when it is the proof
 	trust    *events.TrustDeclared
 	width    int64 // exchanges of the parent so far, with this one
 	now      time.Time
@@ -168,7 +172,7 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 	}
 	d.confirm = confirm
 	var err error
-	if d.attested, d.ref, err = m.who(ctx, q); err != nil {
+	if err = m.who(ctx, q, &d); err != nil {
 		return d, err
 	}
 	if e := m.useProof(ctx, proof); e != nil {
@@ -186,9 +190,12 @@ func (m *Minter) prepare(ctx context.Context, q Request) (decision, error) {
 		return d, e
 	}
 	if q.Transaction != nil {
-		if e := m.begin(&d); e != nil {
-			return d, e
-		}
+		e = m.begin(&d)
+	} else {
+		e = m.chainTo(&d)
+	}
+	if e != nil {
+		return d, e
 	}
 	if err := m.admitStep(&d); err != nil {
 		return d, err
@@ -321,7 +328,7 @@ func (m *Minter) admitStep(d *decision) error {
 	c := d.parent.Claims
 	self := m.Namer.Name(lineage.KindIdentity, d.ref.Tenant, d.ref.Identity)
 	for _, h := range c.Lineage {
-		if h == self && d.txn == nil { // a transaction may pass a workload more than once
+		if h == self && !d.aside() { // a transaction may pass a workload more than once
 			return refuse(InvalidRequest, "identity %s is in the chain of delegations already: a chain must not come back", clip(d.ref.Identity))
 		}
 	}
@@ -390,6 +397,9 @@ func (m *Minter) issue(ctx context.Context, d decision) (Response, error) {
 	}
 	if d.txn != nil {
 		resp.IssuedTokenType, resp.TokenType = TypeTransaction, "N_A"
+	}
+	if d.chain != "" {
+		resp.IssuedTokenType, resp.TokenType = TypeJWT, "N_A"
 	}
 	return resp, nil
 }

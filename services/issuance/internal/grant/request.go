@@ -49,6 +49,7 @@ type Request struct {
 	DPoP        string // proof of the key that the credential will be bound to; optional
 	Parent      string // token that is exchanged; empty for the first grant
 	ParentType  string
+	Requested   string       // requested_token_type
 	Transaction *Transaction // set when a transaction token is wanted
 	Launch      string       // token of who starts the task; optional, of a first grant only
 	Ask         Ask
@@ -156,7 +157,8 @@ func exchangeTokens(q *Request, form url.Values) *Error {
 		return refuse(InvalidRequest, "actor_token_type must be %s or %s, and is sent with actor_token only", TypeJWT, TypeIDToken)
 	}
 	q.ParentType = form.Get("subject_token_type")
-	switch form.Get("requested_token_type") {
+	q.Requested = form.Get("requested_token_type")
+	switch q.Requested {
 	case "", TypeAccessToken, TypeJWT:
 		if q.ParentType != TypeAccessToken {
 			return refuse(InvalidRequest, "subject_token_type must be %s", TypeAccessToken)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events/token"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
 )
 
 // transactionLife is the longest that a transaction token may live.
@@ -85,7 +86,10 @@ func readTransactionParent(raw string, keys token.Keys) (*Parent, error) {
 
 // form is what is signed of c, and its typ.
 func (d decision) form(c token.Claims) (string, any) {
-	if d.txn == nil {
+	switch {
+	case d.chain != "":
+		return attest.TypGrant, d.grantFor(c)
+	case d.txn == nil:
 		return token.TypAccess, c
 	}
 	t := *d.txn
