@@ -2,8 +2,6 @@ package state
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"time"
 )
@@ -14,8 +12,7 @@ const countPrefix = keyPrefix + "count:"
 // what was not counted for ttl is forgotten. What is said of Once holds for it too: a
 // Redis that was emptied begins again, and while Redis does not answer the error says so.
 func (s *Store) Count(ctx context.Context, space, id string, ttl time.Duration) (int64, error) {
-	sum := sha256.Sum256([]byte(id))
-	key := countPrefix + space + ":" + base64.RawURLEncoding.EncodeToString(sum[:])
+	key := hashed(countPrefix, space, id)
 	short, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
 	p := s.client.TxPipeline()

@@ -16,12 +16,17 @@ const oncePrefix = keyPrefix + "once:"
 // themselves soon. While Redis does not answer the error says so, and whoever asks must
 // refuse.
 func (s *Store) Once(ctx context.Context, space, id string, ttl time.Duration) (bool, error) {
-	sum := sha256.Sum256([]byte(id))
 	short, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	first, err := s.client.SetNX(short, oncePrefix+space+":"+base64.RawURLEncoding.EncodeToString(sum[:]), "", ttl).Result()
+	first, err := s.client.SetNX(short, hashed(oncePrefix, space, id), "", ttl).Result()
 	if err != nil {
 		return false, fmt.Errorf("remember %s: %w", space, err)
 	}
 	return first, nil
+}
+
+// hashed is the key of an id of any size, which may be secret.
+func hashed(prefix, space, id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return prefix + space + ":" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
