@@ -1,5 +1,6 @@
-// Package rotation owns due dates: it states when a credential has expired, and it
-// takes the issuer's signing key through its rotations. Every due date is a durable
+// Package rotation owns due dates: it states when a credential has expired, when a task
+// gave no sign of life for too long and when the grace of a departed owner is over, and
+// it takes the issuer's signing key through its rotations. Every due date is a durable
 // timer on the bus, so none is lost in a restart.
 //
 // Its door is New; only compositions (cmd and the all-in-one) import it.
@@ -40,6 +41,7 @@ const (
 // timers is what rotation needs of the bus besides the log.
 type timers interface {
 	Schedule(ctx context.Context, e events.Event) error
+	Cancel(ctx context.Context, tenant, timer string) error
 	Read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[bus.Stored, error]
 }
 
@@ -47,6 +49,7 @@ type rotator struct {
 	timers timers
 	keys   *state.Entities[stages.State]
 	config stages.Config
+	grace  time.Duration // after the departure of an owner
 	now    func() time.Time
 	log    *zap.Logger
 }
@@ -57,6 +60,7 @@ func New(env service.Env) (service.Service, error) {
 		timers: env.Bus,
 		keys:   state.NewEntities(env.Bus, env.State, "rotation", stages.Fold),
 		config: pace(env.Config),
+		grace:  time.Duration(env.Config.Issuance.OwnerGrace),
 		now:    env.Now,
 		log:    env.Log,
 	}
@@ -66,7 +70,10 @@ func New(env service.Env) (service.Service, error) {
 		Exclusive: true,
 		Handlers: []bus.Handler{
 			bus.On(r.issued),
-			bus.On(r.due, events.TypeCredentialExpired),
+			bus.On(r.due, events.TypeCredentialExpired, events.TypeTaskEnded, events.TypeOwnerOverdue),
+			bus.On(r.heartbeat),
+			bus.On(r.closed),
+			bus.On(r.departed),
 			bus.On(r.prepared),
 			bus.On(r.failed),
 		},
@@ -90,8 +97,12 @@ func pace(c config.Config) stages.Config {
 	return p
 }
 
-// issued sets the timer of a credential's end. Setting it again changes nothing.
+// issued sets the timer of a credential's end, and of its task's when that must give signs
+// of life. Setting it again changes nothing.
 func (r *rotator) issued(ctx context.Context, cause events.Event, p events.CredentialIssued) ([]events.Event, error) {
+	if err := r.begun(ctx, events.Tenant(cause), p); err != nil {
+		return nil, err
+	}
 	return nil, r.setExpiry(ctx, events.Tenant(cause), p.Credential, p.Identity, p.ExpiresAt)
 }
 
@@ -109,6 +120,10 @@ func (r *rotator) due(ctx context.Context, cause events.Event, p events.TimerDue
 	switch p.Kind {
 	case kindExpiry:
 		return r.expire(ctx, cause, p)
+	case kindHeartbeat:
+		return r.silent(ctx, cause, p)
+	case kindGrace:
+		return r.overdue(ctx, cause, p)
 	case stages.KindStart, stages.KindDeadline, stages.KindActivate, stages.KindRetire:
 		if events.Tenant(cause) != service.SystemTenant || p.Timer != timerName {
 			return nil, bus.Permanent(fmt.Errorf("timer %s of tenant %s: only %s has timers of kind %s", p.Timer, events.Tenant(cause), service.SystemTenant, p.Kind))

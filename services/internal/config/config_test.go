@@ -121,6 +121,8 @@ func TestValidateRefuses(t *testing.T) {
 		"lease too long":        {func(c *Config) { c.Guard.Lease = Duration(time.Hour) }, "guard.lease", "5m"},
 		"max_ttl over ceiling":  {func(c *Config) { c.Issuance.MaxTTL = Duration(16 * time.Minute) }, "issuance.max_ttl", "up to 15m"},
 		"ttl over max":          {func(c *Config) { c.Issuance.TTL = Duration(20 * time.Minute) }, "issuance.ttl", "issuance.max_ttl"},
+		"negative grace":        {func(c *Config) { c.Issuance.OwnerGrace = -1 }, "issuance.owner_grace", "0s to 720h"},
+		"grace of a year":       {func(c *Config) { c.Issuance.OwnerGrace = Duration(8760 * time.Hour) }, "issuance.owner_grace", "0s to 720h"},
 		"width":                 {func(c *Config) { c.Issuance.MaxWidth = 0 }, "issuance.max_width", "1 to 100000"},
 		"depth":                 {func(c *Config) { c.Issuance.MaxDepth = 9 }, "issuance.max_depth", "1 to 8"},
 		"listener without TLS":  {func(c *Config) { c.Intake.Listen = "0.0.0.0:80" }, "intake.listen", "tls.cert"},

@@ -90,7 +90,7 @@ func (a *API) Register(mux *http.ServeMux, base string, authorize func(scope str
 		{"GET", "/v1/identities/{tenant}/{id...}", service.ScopeRead, a.show},
 		{"POST", "/v1/identities", ScopeDeclare, a.declare},
 		{"POST", "/v1/trusts", ScopeTrust, a.trust},
-		{"POST", "/v1/tasks/{task...}", "", a.endTask},
+		{"POST", "/v1/tasks/{task...}", "", a.task},
 		{"GET", "/v1/exceptions", service.ScopeRead, a.exceptions},
 		{"POST", "/v1/exceptions", service.ScopeOperator, a.grantException},
 		{"POST", "/v1/exceptions/{id}/end", service.ScopeOperator, a.endException},

@@ -10,18 +10,50 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 )
 
-// endTask ends the task of the caller's own token: POST /v1/tasks/{task}/end, body
-// {"reason"}; 202 once nothing is issued for it any more. Its credentials, the caller's
-// own too, end with the revocation that the answer names, in a moment.
-//
-// Only who began a task ends it so: a token that was delegated does not. Products end
-// the tasks of their tenant with the event task.ended.
-func (a *API) endTask(w http.ResponseWriter, r *http.Request) {
-	task, ok := strings.CutSuffix(r.PathValue("task"), "/end")
-	if !ok || task == "" {
-		service.Problem(w, http.StatusNotFound, "unknown_path", "POST to /v1/tasks/{task}/end")
+// task routes POST /v1/tasks/{task}/end and /v1/tasks/{task}/heartbeat; ids of tasks may
+// hold slashes.
+func (a *API) task(w http.ResponseWriter, r *http.Request) {
+	task, ends := strings.CutSuffix(r.PathValue("task"), "/end")
+	task, beats := strings.CutSuffix(task, "/heartbeat")
+	c, _ := service.Caller(r.Context())
+	switch {
+	case ends == beats || task == "":
+		service.Problem(w, http.StatusNotFound, "unknown_path", "POST to /v1/tasks/{task}/end or /v1/tasks/{task}/heartbeat")
+	case c.Task != task:
+		service.Problem(w, http.StatusForbidden, "not_your_task", "with a token one speaks for the task that it is for, no other")
+	case delegated(c):
+		service.Problem(w, http.StatusForbidden, "delegated", "whoever began a task speaks for it, not whom they delegated to")
+	case beats:
+		a.heartbeat(w, r, task)
+	default:
+		a.endTask(w, r, task)
+	}
+}
+
+// heartbeat is a sign of life of the caller's own task, without a body; 202 once it is
+// durable. Only registrations with heartbeat_seconds ask for it.
+func (a *API) heartbeat(w http.ResponseWriter, r *http.Request, task string) {
+	c, _ := service.Caller(r.Context())
+	e, err := a.event(r, c.Tenant, events.TaskHeartbeat{Task: task})
+	if err == nil {
+		if err := events.Validate(e); err != nil {
+			service.Problem(w, http.StatusUnprocessableEntity, events.Code(err), err.Error())
+			return
+		}
+		err = a.Bus.Publish(r.Context(), e)
+	}
+	if err != nil {
+		a.unavailable(w, err)
 		return
 	}
+	service.JSON(w, http.StatusAccepted, map[string]string{"tenant": c.Tenant, "task": task})
+}
+
+// endTask ends the task of the caller's own token: body {"reason"}; 202 once nothing is
+// issued for it any more. Its credentials, the caller's own too, end with the revocation
+// that the answer names, in a moment. Products end the tasks of their tenant with the
+// event task.ended.
+func (a *API) endTask(w http.ResponseWriter, r *http.Request, task string) {
 	var body struct {
 		Tenant string `json:"tenant"`
 		Reason string `json:"reason"`
@@ -30,12 +62,8 @@ func (a *API) endTask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, _ := service.Caller(r.Context())
-	switch {
-	case body.Tenant != "" && body.Tenant != c.Tenant, c.Task != task:
-		service.Problem(w, http.StatusForbidden, "not_your_task", "with a token one ends the task that it is for, no other")
-		return
-	case delegated(c):
-		service.Problem(w, http.StatusForbidden, "delegated", "a task is ended by whoever began it, not by whom they delegated to")
+	if body.Tenant != "" && body.Tenant != c.Tenant {
+		service.Problem(w, http.StatusForbidden, "not_your_task", "a task of another tenant is not yours")
 		return
 	}
 	ended := events.TaskEnded{Task: task, Reason: body.Reason, By: c.Subject}

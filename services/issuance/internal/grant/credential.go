@@ -121,6 +121,9 @@ func (m *Minter) statements(d decision, s registry.Identity, g Granted, c *crede
 		Lineage: lin, Names: nameable(m.Namer, d.ref.Tenant, c.claims.Lineage, nameables),
 		IssuedAt: time.Unix(c.claims.IssuedAt, 0).UTC(), ExpiresAt: g.Expires.UTC(), KeyID: kid,
 		Policy: r.version, Reasons: r.Reasons, Exceptions: r.Exceptions, Context: r.context}
+	if d.parent == nil {
+		issuedEvent.HeartbeatSeconds = s.Registration.HeartbeatSeconds
+	}
 	for _, x := range g.Details {
 		issuedEvent.Details = append(issuedEvent.Details, events.Detail(x))
 	}

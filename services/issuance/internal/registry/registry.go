@@ -51,6 +51,9 @@ type Registry struct {
 	Log        Reader
 	Namer      *lineage.Namer
 	Now        func() time.Time
+	// Grace is how long identities go on after their owner departed; rotation says when
+	// it is over. 0: they freeze at once.
+	Grace time.Duration
 }
 
 // parallel is how many identities one event changes at a time.
@@ -61,7 +64,8 @@ const parallel = 16
 func (r *Registry) Handlers() []bus.Handler {
 	return []bus.Handler{
 		bus.On(r.identityDeclared, events.TypeIdentityRegistered, events.TypeIdentityReinstated),
-		bus.On(r.ownerDeparted, events.TypeIdentityRegistered, events.TypeIdentityFrozen),
+		bus.On(r.ownerDeparted, events.TypeIdentityRegistered, events.TypeIdentityFrozen, events.TypeAnomalyDetected),
+		bus.On(r.ownerOverdue, events.TypeIdentityFrozen),
 		bus.On(r.featureDisabled, events.TypeIdentityFrozen),
 		bus.On(r.taskEnded, events.TypeTaskClosed, events.TypeRevocationRequested),
 		bus.On(r.revocationAccepted, events.TypeIdentityRevoked, events.TypeIdentityFrozen),
@@ -119,17 +123,6 @@ func (r *Registry) alive(ctx context.Context, tenant string) (Alive, error) {
 		}
 		return nil
 	}, nil
-}
-
-func (r *Registry) ownerDeparted(ctx context.Context, cause events.Event, p events.OwnerDeparted) ([]events.Event, error) {
-	tenant := events.Tenant(cause)
-	if p.Successor != "" {
-		if _, _, dead := r.Dead.Dead(r.Now(), r.Namer.Name(lineage.KindOwner, tenant, p.Successor)); dead {
-			p.Successor = "" // nobody to move to: freeze
-		}
-	}
-	return nil, r.each(ctx, cause, events.Target{Kind: string(lineage.KindOwner), Tenant: tenant, ID: p.Owner},
-		func(s Identity) []events.Payload { return depart(s, p) })
 }
 
 func (r *Registry) featureDisabled(ctx context.Context, cause events.Event, p events.FeatureDisabled) ([]events.Event, error) {
@@ -217,8 +210,7 @@ func (r *Registry) each(ctx context.Context, cause events.Event, t events.Target
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
+	g, ctx := group(ctx)
 	for _, id := range ids {
 		g.Go(func() error {
 			_, err := r.decide(ctx, t.Tenant, id, cause, func(s Identity) ([]events.Payload, error) { return f(s), nil })
@@ -226,6 +218,12 @@ func (r *Registry) each(ctx context.Context, cause events.Event, t events.Target
 		})
 	}
 	return g.Wait()
+}
+
+func group(ctx context.Context) (*errgroup.Group, context.Context) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	return g, ctx
 }
 
 func (r *Registry) candidates(ctx context.Context, t events.Target) ([]string, error) {
