@@ -42,7 +42,7 @@ func Parse(files []File) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{version: Version(files), rules: map[cedar.PolicyID]*rule{}, index: map[head][]*rule{},
+	s := &Set{version: Version(files), nobody: newNobody(), rules: map[cedar.PolicyID]*rule{}, index: map[head][]*rule{},
 		files: slices.SortedFunc(slices.Values(files), func(a, b File) int { return strings.Compare(a.Name, b.Name) })}
 	if err := limits(s.files); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)

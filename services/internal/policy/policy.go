@@ -49,6 +49,7 @@ type Set struct {
 	files   []File
 	rules   map[cedar.PolicyID]*rule
 	index   map[head][]*rule
+	nobody  nobody
 }
 
 // rule is a policy with what its annotations say.
