@@ -164,7 +164,7 @@ func (v *view) Evaluate(ctx context.Context, e Evaluation) (Decision, error) {
 	if v.dead(r, s.Registration, now) {
 		return invariant(ReasonDead), nil
 	}
-	d, err := v.policy.Decide(Question{r.Tenant, *s.Registration, s.Risk, e, now})
+	d, err := v.policy.Decide(Question{r.Tenant, *s.Registration, s.RiskAt(now), e, now})
 	if err != nil {
 		return Decision{}, fmt.Errorf("decide by policy %s: %w", v.policy.Version(), err)
 	}

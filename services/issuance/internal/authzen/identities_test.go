@@ -116,8 +116,10 @@ func cedarOf(t *testing.T, files []policy.File) Cedar {
 func TestCedar(t *testing.T) {
 	ids, b := newIdentities(t)
 	risky := registered("risky")
-	risky.Risk = "high"
+	risky.Risk, risky.RiskSince = "high", noon.Add(-23*time.Hour)
 	b.byRef[registry.Ref{Tenant: "acme", Identity: "risky"}] = risky
+	risky.RiskSince = noon.Add(-24 * time.Hour)
+	b.byRef[registry.Ref{Tenant: "acme", Identity: "calm"}] = risky
 	b.byRef[registry.Ref{Tenant: "acme", Identity: "excepted"}] = registered("excepted")
 	rules := cedarOf(t, []policy.File{{Name: "a.cedar", Text: `@id("all") permit (principal, action, resource);
 @id("no-risk") forbid (principal, action, resource) when { principal.risk == "high" };
@@ -129,6 +131,7 @@ func TestCedar(t *testing.T) {
 	}
 	for body, want := range map[string]string{
 		in("acme/bot", `{}`):                            `{"decision":true,"context":{"policy_version":"V","reasons":["all"]}}`,
+		in("acme/calm", `{}`):                           `{"decision":true,"context":{"policy_version":"V","reasons":["all"]}}`,
 		in("acme/risky", `{}`):                          `{"decision":false,"context":{"policy_version":"V","reasons":["no-risk"]}}`,
 		in("acme/bot", `{"data_sensitivity":"secret"}`): `{"decision":false,"context":{"policy_version":"V","reasons":["no-secrets"]}}`,
 		in("acme/bot", `{"data_sensitivity":"secret","task":"audit","other":[1]}`): `{"decision":true,"context":{"policy_version":"V","reasons":["all"]}}`,

@@ -66,7 +66,7 @@ func (d decision) rule(set *policy.Set, s registry.Identity, g Granted, exceptio
 func (d decision) context(s registry.Identity, g Granted) *events.DecisionContext {
 	reg := s.Registration
 	c := &events.DecisionContext{Kind: reg.Kind, Owner: reg.Owner, Feature: reg.Feature, IdentityPurpose: reg.Purpose, Backend: reg.Backend,
-		Vendor: reg.Vendor, VendorManaged: reg.VendorManaged, Risk: s.Risk, Grant: shortGrant(d.request.Grant), Purpose: d.request.Purpose,
+		Vendor: reg.Vendor, VendorManaged: reg.VendorManaged, Risk: s.RiskAt(d.now), Grant: shortGrant(d.request.Grant), Purpose: d.request.Purpose,
 		Environment: d.request.Environment, Sensitivity: d.request.Sensitivity,
 		Attestation: events.Attestation{Issuer: d.attested.Issuer, Subject: d.attested.Subject}, Claims: d.attested.Claims, LaunchedBy: d.launchedBy(), Depth: g.Depth,
 		TTLSeconds: int64(d.request.Ask.TTL / time.Second), OpenScope: len(d.request.Ask.Scope) == 0, Scope: g.Scope, Audience: g.Audience}

@@ -179,8 +179,9 @@ func (a *API) lockout(ctx context.Context, set *policy.Set, c token.Claims) (str
 		return "", err
 	}
 	reg := s.Registration
-	f := policy.Facts{Tenant: c.Tenant, Identity: c.Subject, Task: c.Task, Time: a.Now(), Context: events.DecisionContext{
-		Kind: reg.Kind, Owner: reg.Owner, Feature: reg.Feature, IdentityPurpose: reg.Purpose, Risk: s.Risk, Grant: "jwt-bearer"}}
+	now := a.Now()
+	f := policy.Facts{Tenant: c.Tenant, Identity: c.Subject, Task: c.Task, Time: now, Context: events.DecisionContext{
+		Kind: reg.Kind, Owner: reg.Owner, Feature: reg.Feature, IdentityPurpose: reg.Purpose, Risk: s.RiskAt(now), Grant: "jwt-bearer"}}
 	if len(reg.Attestation) > 0 {
 		f.Context.Attestation = reg.Attestation[0]
 	}

@@ -40,10 +40,12 @@ type Identity struct {
 	// Freezes in force by key: the id of the revocation, or the text that By of a
 	// freeze without one holds (see ownerKey, featureKey).
 	Freezes map[string]Freeze `json:"freezes,omitempty"`
-	Risk    string            `json:"risk,omitempty"`  // as risk.changed last had it
-	Ended   Status            `json:"ended,omitempty"` // StatusRevoked or StatusRetired
-	Reason  string            `json:"reason,omitempty"`
-	EndedBy string            `json:"ended_by,omitempty"` // revocation id, or who asked
+	// Risk as risk.changed last had it, and since when. See RiskAt.
+	Risk      string    `json:"risk,omitempty"`
+	RiskSince time.Time `json:"risk_since,omitzero"`
+	Ended     Status    `json:"ended,omitempty"` // StatusRevoked or StatusRetired
+	Reason    string    `json:"reason,omitempty"`
+	EndedBy   string    `json:"ended_by,omitempty"` // revocation id, or who asked
 	// Causes are the ids of the latest events that changed the identity, newest last. A
 	// cause that is delivered again finds itself here, even when it was undone since.
 	Causes []string `json:"causes,omitempty"`
@@ -65,7 +67,7 @@ func Fold(s Identity, e bus.Stored) Identity {
 		events.TypeIdentityRevoked, events.TypeIdentityRetired:
 	case events.TypeRiskChanged:
 		if p, err := events.As[events.RiskChanged](e.Event); err == nil {
-			s.Risk = p.Level
+			s.Risk, s.RiskSince = p.Level, e.Event.Time()
 		}
 		return s
 	default:
@@ -145,6 +147,18 @@ func (s Identity) Status(now time.Time) Status {
 		return StatusFrozen
 	}
 	return StatusActive
+}
+
+// riskLasts is how long a level holds when nothing renews it; detection, which states
+// levels, forgets them after the same time and states no fall.
+const riskLasts = 24 * time.Hour
+
+// RiskAt is the risk level at now, "" when nothing is known.
+func (s Identity) RiskAt(now time.Time) string {
+	if now.Sub(s.RiskSince) >= riskLasts {
+		return ""
+	}
+	return s.Risk
 }
 
 // Why the identity is not active at now, for people; "" when it is active.

@@ -208,7 +208,7 @@ func (n *round) why(ref registry.Ref, s registry.Identity, p events.CredentialIs
 		}
 	}
 	c := *p.Context
-	c.Kind, c.Owner, c.Feature, c.IdentityPurpose, c.Backend, c.Vendor, c.VendorManaged, c.Risk = reg.Kind, reg.Owner, reg.Feature, reg.Purpose, reg.Backend, reg.Vendor, reg.VendorManaged, s.Risk
+	c.Kind, c.Owner, c.Feature, c.IdentityPurpose, c.Backend, c.Vendor, c.VendorManaged, c.Risk = reg.Kind, reg.Owner, reg.Feature, reg.Purpose, reg.Backend, reg.Vendor, reg.VendorManaged, s.RiskAt(n.now)
 	f := policy.Facts{Tenant: ref.Tenant, Identity: ref.Identity, Task: p.Task, Time: n.now, Context: c}
 	for _, x := range n.Ledger.Exceptions(n.now, ref.Tenant, ref.Identity, reg.Feature) {
 		f.Exceptions = append(f.Exceptions, policy.Exception{ID: x.Exception, Policy: x.Policy, Scopes: x.Scopes, Audiences: x.Audiences})

@@ -114,7 +114,7 @@ func TestRiskFreezesWhatItForbids(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, out, "the registry says low still")
 
-	w.identity.Risk = "high"
+	w.identity.Risk, w.identity.RiskSince = "high", noon
 	out, err = r.riskChanged(t.Context(), w.cause(p), p)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"freeze credential writes", "freeze credential both"}, ended(t, out))
