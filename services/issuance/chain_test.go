@@ -86,6 +86,9 @@ func TestIdentityChaining(t *testing.T) {
 	require.Len(t, there.Lineage, len(c.Lineage))
 	require.Equal(t, events.Attestation{Issuer: a.url, Subject: "acme/bot"}, there.Context.Attestation)
 
+	_, _, body := a.formPost("/oauth2/revoke", "", url.Values{"token": {first.AccessToken}})
+	require.Contains(t, body, "unsupported_token_type", "it must not look revoked")
+
 	wide := chained(a.post(toOther(a, b, access, "bot")).AccessToken)
 	wide.Set("scope", "read write")
 	both := toOther(a, b, access, "bot")

@@ -99,6 +99,8 @@ func TestTransactionTokens(t *testing.T) {
 		require.Equal(t, c.code, got.Error, "%s: %s", name, got.Description)
 	}
 
+	_, _, body := w.formPost("/oauth2/revoke", "", url.Values{"token": {a.AccessToken}})
+	require.Contains(t, body, "unsupported_token_type", "it must not look revoked")
 	g := w.resource()
 	check := func(raw, in, scope string) string {
 		_, err := g.CheckTransaction(t.Context(), guard.TransactionRequest{Token: raw, Domain: in, Scopes: []string{scope}})

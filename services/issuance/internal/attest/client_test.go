@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
 )
 
@@ -153,6 +154,27 @@ func FuzzReadClientAssertion(f *testing.F) {
 		a, err := attest.ReadClientAssertion(raw)
 		if err == nil && a.ClientID == "" {
 			t.Fatal("an assertion of nobody")
+		}
+	})
+}
+
+// FuzzIsGrant: what a stranger sends is told apart without a panic.
+func FuzzIsGrant(f *testing.F) {
+	f.Add(b64(`{"alg":"ES256","kid":"k","typ":"authorization-grant+jwt"}`) + "." + b64(`{"iss":"a","lin":["x"],"until":1}`) + "." + strings.Repeat("A", 86))
+	f.Add("..")
+	v, err := attest.New(attest.Config{ChainFrom: []config.ChainIssuer{{Issuer: "a", JWKS: "file:///none"}}, Audience: aud, Now: func() time.Time { return t0 }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		g, err := v.VerifyGrant(t.Context(), raw)
+		if err == nil || g.Lineage != nil {
+			t.Fatalf("a grant of nobody: %+v", g)
+		}
+		if attest.IsGrant(raw) {
+			if _, err := v.Verify(t.Context(), raw); err == nil {
+				t.Fatal("a grant is an attestation")
+			}
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/events/token"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
+	"github.com/lanyard-nhi/lanyard/services/issuance/internal/attest"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
@@ -84,7 +85,11 @@ func (m *Minter) Inspect(ctx context.Context, raw string) (token.Claims, bool, e
 func (m *Minter) Revoke(ctx context.Context, raw string) error {
 	now := m.Now()
 	c, ok := m.own(raw, now)
-	if !ok {
+	switch {
+	case ok:
+	case m.signedAside(raw):
+		return refuse(UnsupportedTokenType, "only access tokens are revoked here: revoke the one that this came from, which ends it too")
+	default:
 		return errNotOurs
 	}
 	h := m.Namer.Name(lineage.KindCredential, c.Tenant, c.ID)
@@ -112,6 +117,17 @@ func (m *Minter) Revoke(ctx context.Context, raw string) error {
 		}
 	}
 	return nil
+}
+
+// signedAside reports whether raw is something else that this issuer gave out.
+func (m *Minter) signedAside(raw string) bool {
+	keys := token.NewKeySet(m.Keys.Public()...)
+	for _, typ := range []string{token.TypTransaction, attest.TypGrant} {
+		if _, _, err := token.Open(raw, typ, keys); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // ended reports whether the guard of this process has heard that h is revoked.

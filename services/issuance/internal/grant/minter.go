@@ -283,7 +283,7 @@ func (m *Minter) attesting(ctx context.Context, a attest.Attested, refs []regist
 func (m *Minter) openParent(ctx context.Context, q Request, now time.Time) (*Parent, error) {
 	p, err := m.readParent(q)
 	if err != nil {
-		return nil, &Error{Code: InvalidGrant, Reason: "the subject_token is not such a token of this issuer", cause: err}
+		return nil, &Error{Code: InvalidGrant, Reason: "the subject_token is not a token that this issuer signed, of the type that is named", cause: err}
 	}
 	c := p.Claims
 	const leeway = 5
