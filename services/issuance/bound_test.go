@@ -18,7 +18,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
@@ -172,29 +171,15 @@ func TestDPoPNonceOptional(t *testing.T) {
 // 8705); the guard takes it with that certificate only, and so does an exchange.
 func TestCertificateBound(t *testing.T) {
 	ca := newSPIFFECA(t, "prod.example.org")
-	w := newWorld(t, func(w *world) {
-		w.configure = func(c *config.Config) {
-			c.Issuance.TrustDomains = []config.TrustDomain{{TrustDomain: "prod.example.org", Bundle: "file://" + ca.path}}
-		}
-	})
-	const spiffe = "spiffe://prod.example.org/agents/bot"
-	reg := agent("bot")
-	reg.Attestation = []events.Attestation{{Issuer: "spiffe://prod.example.org", Subject: spiffe}}
-	w.declare("acme", reg)
+	w := svidWorld(t, ca)
+	const spiffe = botSVID
 	w.declare("acme", agent("helper"))
-	srv := httptest.NewUnstartedServer(w.http)
-	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	roots := x509.NewCertPool()
-	roots.AddCert(srv.Certificate())
+	tlsURL, client := w.overTLS()
 	ask := func(form url.Values, certificates ...tls.Certificate) answer {
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}}}
-		defer client.CloseIdleConnections()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/oauth2/token", strings.NewReader(form.Encode()))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tlsURL+"/oauth2/token", strings.NewReader(form.Encode()))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		return send(t, client, r)
+		return send(t, client(certificates...), r)
 	}
 	mine, other := ca.certificate(t, "/agents/bot"), newSPIFFECA(t, "x.example").certificate(t, "/w")
 	first := ask(url.Values{"grant_type": {grant.GrantClient}, "client_id": {spiffe}, "task": {"t"}, "scope": {"read"}, "audience": {"https://a.example"}}, mine)

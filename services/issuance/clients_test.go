@@ -2,8 +2,6 @@ package issuance
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,8 +14,6 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	"github.com/lanyard-nhi/lanyard/events"
-	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
 )
 
@@ -110,27 +106,11 @@ func TestXOAuth2Exchanges(t *testing.T) {
 // http.Client that presents an X509-SVID; no secret is configured anywhere.
 func TestXOAuth2ClientCredentials(t *testing.T) {
 	ca := newSPIFFECA(t, "prod.example.org")
-	w := newWorld(t, func(w *world) {
-		w.configure = func(c *config.Config) {
-			c.Issuance.TrustDomains = []config.TrustDomain{{TrustDomain: "prod.example.org", Bundle: "file://" + ca.path}}
-		}
-	})
-	const id = "spiffe://prod.example.org/agents/bot"
-	reg := agent("bot")
-	reg.Attestation = []events.Attestation{{Issuer: "spiffe://prod.example.org", Subject: id}}
-	w.declare("acme", reg)
-	srv := httptest.NewUnstartedServer(w.http)
-	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	roots := x509.NewCertPool()
-	roots.AddCert(srv.Certificate())
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{ca.certificate(t, "/agents/bot")}}}}
-	t.Cleanup(client.CloseIdleConnections)
-
-	cfg := clientcredentials.Config{ClientID: id, TokenURL: srv.URL + "/oauth2/token", AuthStyle: oauth2.AuthStyleInParams,
+	w := svidWorld(t, ca)
+	tlsURL, client := w.overTLS()
+	cfg := clientcredentials.Config{ClientID: botSVID, TokenURL: tlsURL + "/oauth2/token", AuthStyle: oauth2.AuthStyleInParams,
 		Scopes: []string{"read"}, EndpointParams: url.Values{"task": {"task-1"}, "audience": {"https://a.example"}}}
-	got, err := cfg.Token(context.WithValue(t.Context(), oauth2.HTTPClient, client))
+	got, err := cfg.Token(context.WithValue(t.Context(), oauth2.HTTPClient, client(ca.certificate(t, "/agents/bot"))))
 	require.NoError(t, err)
 	require.Equal(t, "bot", w.claims(got.AccessToken).Subject)
 }

@@ -157,29 +157,47 @@ func (ca *spiffeCA) certificate(t *testing.T, path string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// TestX509SVIDGetsAToken: an ordinary OAuth client gets a token by client_credentials
-// over mutual TLS; the token endpoint asks for a certificate and judges it itself.
-func TestX509SVIDGetsAToken(t *testing.T) {
-	ca, other := newSPIFFECA(t, "prod.example.org"), newSPIFFECA(t, "other.example")
+const botSVID = "spiffe://prod.example.org/agents/bot"
+
+// svidWorld trusts ca and has acme/bot, which proves itself as botSVID.
+func svidWorld(t *testing.T, ca *spiffeCA) *world {
+	t.Helper()
 	w := newWorld(t, func(w *world) {
 		w.configure = func(c *config.Config) {
 			c.Issuance.TrustDomains = []config.TrustDomain{{TrustDomain: "prod.example.org", Bundle: "file://" + ca.path}}
 		}
 	})
-	const id = "spiffe://prod.example.org/agents/bot"
 	reg := agent("bot")
-	reg.Attestation = []events.Attestation{{Issuer: "spiffe://prod.example.org", Subject: id}}
+	reg.Attestation = []events.Attestation{{Issuer: "spiffe://prod.example.org", Subject: botSVID}}
 	w.declare("acme", reg)
+	return w
+}
+
+// overTLS serves issuance over TLS, asking for client certificates as its listener does,
+// and makes clients that present some.
+func (w *world) overTLS() (base string, client func(...tls.Certificate) *http.Client) {
 	srv := httptest.NewUnstartedServer(w.http)
 	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	srv.StartTLS()
-	t.Cleanup(srv.Close)
+	w.t.Cleanup(srv.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	return srv.URL, func(certificates ...tls.Certificate) *http.Client {
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}}}
+		w.t.Cleanup(c.CloseIdleConnections)
+		return c
+	}
+}
+
+// TestX509SVIDGetsAToken: an ordinary OAuth client gets a token by client_credentials
+// over mutual TLS; the token endpoint asks for a certificate and judges it itself.
+func TestX509SVIDGetsAToken(t *testing.T) {
+	ca, other := newSPIFFECA(t, "prod.example.org"), newSPIFFECA(t, "other.example")
+	w := svidWorld(t, ca)
+	const id = botSVID
+	tlsURL, client := w.overTLS()
 	ask := func(clientID string, certificates ...tls.Certificate) answer {
-		roots := x509.NewCertPool()
-		roots.AddCert(srv.Certificate())
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}}}
-		defer client.CloseIdleConnections()
-		resp, err := client.PostForm(srv.URL+"/oauth2/token", url.Values{"grant_type": {grant.GrantClient}, "client_id": {clientID},
+		resp, err := client(certificates...).PostForm(tlsURL+"/oauth2/token", url.Values{"grant_type": {grant.GrantClient}, "client_id": {clientID},
 			"task": {"t"}, "scope": {"read"}, "audience": {"https://a.example"}})
 		require.NoError(t, err)
 		defer resp.Body.Close()
