@@ -54,6 +54,9 @@ type RevocationRefused struct {
 	Reason     string `json:"reason"` // for people
 	// Existing is the revocation that already holds the handle, with already_revoked.
 	Existing string `json:"existing,omitempty"`
+	// Confirm is what a request must confirm to be carried out, with confirm_required,
+	// when it was known.
+	Confirm int64 `json:"confirm,omitempty,omitzero"`
 }
 
 // EventType implements Payload.

@@ -42,7 +42,18 @@ func (p TaskClosed) Entity() string { return p.Task }
 
 // RevocationOf is the id of the revocation that a revocation.requested leads to.
 func RevocationOf(request Event) string {
-	return DeterministicID("revocation", Tenant(request), request.ID())
+	return RevocationID(Tenant(request), request.ID())
+}
+
+// RevocationID is RevocationOf for the tenant and the id of the request.
+func RevocationID(tenant, request string) string {
+	return DeterministicID("revocation", tenant, request)
+}
+
+// ConfirmedRequest is the id of the request that repeats, confirmed, one that was refused
+// as revocation; see RevocationRefused.Confirm.
+func ConfirmedRequest(tenant, revocation string) string {
+	return DeterministicID("confirmed", tenant, revocation)
 }
 
 // EndOfTask is the request to revoke what was issued for a task that ended, as issuance

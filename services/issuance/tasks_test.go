@@ -100,4 +100,20 @@ func TestTaskEnds(t *testing.T) {
 	// A task that nobody asked anything for ends too.
 	w.publish("acme", events.TaskEnded{Task: "t-3", Reason: "never begun", By: "shop"})
 	w.eventually("ended", func() bool { return refused("bot", "t-3", "acme") != "" })
+
+	// One that reaches more credentials than a request may is asked for again, confirmed;
+	// somebody else's request is not.
+	last, e := logged[events.TaskClosed](w, events.LogSubject("acme", "task", "closed", "t-2"))
+	require.NoError(t, events.Validate(e))
+	refusal := events.RevocationRefused{Revocation: "somebody's", Mode: events.ModeRevoke, Code: "confirm_required", Reason: "51 live", Confirm: 51, By: "ana",
+		Target: events.Target{Kind: "task", Tenant: "acme", ID: "t-2"}}
+	w.publish("acme", refusal)
+	refusal.Revocation = last.Revocation
+	w.publish("acme", refusal)
+	w.eventually("asked again", func() bool { return len(asked("t-2")) == 2 })
+	require.EqualValues(t, 51, asked("t-2")[1].Confirm)
+	w.eventually("closed again", func() bool {
+		p, _ := logged[events.TaskClosed](w, events.LogSubject("acme", "task", "closed", "t-2"))
+		return p.Revocation == events.RevocationID("acme", events.ConfirmedRequest("acme", last.Revocation))
+	})
 }

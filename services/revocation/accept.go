@@ -294,7 +294,7 @@ func (r *revoker) refuse(ctx context.Context, cause events.Event, req accept.Req
 		target.Handle = t.Handle.String()
 	}
 	p := events.RevocationRefused{Revocation: req.Revocation, Mode: req.Mode, Target: target, By: req.RequestedBy,
-		Code: v.Code, Reason: v.Reason, Existing: existing(v)}
+		Code: v.Code, Reason: v.Reason, Existing: existing(v), Confirm: v.Confirm}
 	e, err := events.New(events.Origin{Source: source, Tenant: req.Tenant, Time: r.now(), Cause: &cause}, p)
 	if err != nil {
 		return result{}, bus.Permanent(err)

@@ -97,11 +97,17 @@ func (a *api) followTask(c *cobra.Command, o *options, e events.Event, name stri
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	id := events.RevocationOf(request)
 	var s revocationState
 	for {
-		err := a.call(ctx, http.MethodGet, a.ends.Revocation, "/v1/revocations/"+events.RevocationOf(request), nil, nil, &s)
-		if err == nil {
+		s = revocationState{}
+		err := a.call(ctx, http.MethodGet, a.ends.Revocation, "/v1/revocations/"+id, nil, nil, &s)
+		if err == nil && s.Code != "confirm_required" {
 			break
+		}
+		if err == nil { // issuance asks again, and confirms
+			id = events.RevocationID(events.Tenant(e), events.ConfirmedRequest(events.Tenant(e), id))
+			continue
 		}
 		if answer, ok := errors.AsType[*apiError](err); ctx.Err() == nil && (!ok || answer.Status != http.StatusNotFound) {
 			return fmt.Errorf("task %s is ending, but how far it is cannot be read: %w", name, err)

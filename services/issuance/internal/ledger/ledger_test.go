@@ -204,6 +204,7 @@ func TestTasks(t *testing.T) {
 		closed(handle(5), "e", 0),
 		events.RevocationLifted{Revocation: "frozen", Handle: handle(5).String()},
 		closed(handle(1), "again", time.Hour), // a second end does not prolong it
+		accepted(handle(1), "rev-again", events.ModeRevoke, nil),
 	} {
 		l.Apply(stored(t, uint64(i+1), p))
 	}
@@ -213,8 +214,8 @@ func TestTasks(t *testing.T) {
 		at   time.Duration
 		rev  string
 	}{
-		{"ended", handle(1), 0, "rev-a"},
-		{"ended, at the last moment", handle(1), day - 1, "rev-a"},
+		{"ended", handle(1), 0, "rev-again"},
+		{"ended, at the last moment", handle(1), day - 1, "rev-again"},
 		{"rested", handle(1), day, ""},
 		{"out of order", handle(2), 0, "rev-b"},
 		{"out of order, rested", handle(2), day, ""},

@@ -68,6 +68,7 @@ func (r *Registry) Handlers() []bus.Handler {
 		bus.On(r.ownerOverdue, events.TypeIdentityFrozen),
 		bus.On(r.featureDisabled, events.TypeIdentityFrozen),
 		bus.On(r.taskEnded, events.TypeTaskClosed, events.TypeRevocationRequested),
+		bus.On(r.revocationRefused, events.TypeTaskClosed, events.TypeRevocationRequested),
 		bus.On(r.revocationAccepted, events.TypeIdentityRevoked, events.TypeIdentityFrozen),
 		bus.On(r.revocationLifted, events.TypeIdentityReinstated),
 	}

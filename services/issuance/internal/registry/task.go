@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -18,6 +19,42 @@ func (r *Registry) taskEnded(_ context.Context, cause events.Event, p events.Tas
 	return r.CloseTask(cause, p)
 }
 
+// revocationRefused asks again, confirmed, when the end of a task reaches more credentials
+// than a request may without: that a task is over is no slip of the hand.
+func (r *Registry) revocationRefused(ctx context.Context, cause events.Event, p events.RevocationRefused) ([]events.Event, error) {
+	tenant := events.Tenant(cause)
+	if p.Confirm < 1 || p.Target.Kind != string(lineage.KindTask) || p.Target.Tenant != tenant {
+		return nil, nil
+	}
+	ours, err := r.endsTask(ctx, tenant, p.Target.ID, p.Revocation)
+	if err != nil || !ours {
+		return nil, err
+	}
+	now := r.Now().UTC()
+	origin := events.Origin{Source: Source, Tenant: tenant, Time: now, Cause: &cause}
+	confirmed := origin
+	confirmed.ID = events.ConfirmedRequest(tenant, p.Revocation)
+	requested, err := events.New(confirmed, events.RevocationRequested{Mode: p.Mode, Confirm: p.Confirm, RequestedBy: p.By,
+		Target: events.Target{Kind: p.Target.Kind, Tenant: tenant, ID: p.Target.ID}, Reason: "task ended; confirmed, as it has many credentials"})
+	if err != nil {
+		return nil, bus.Permanent(err)
+	}
+	return r.closed(origin, requested, events.TaskEnded{Task: p.Target.ID, Reason: "task ended", By: p.By})
+}
+
+// endsTask reports whether a revocation was asked for because the task ended.
+func (r *Registry) endsTask(ctx context.Context, tenant, task, revocation string) (bool, error) {
+	for stored, err := range r.Log.Read(ctx, bus.StreamLog, events.LogSubject(tenant, "task", "closed", task), 1) {
+		if err != nil {
+			return false, fmt.Errorf("read the end of task %s: %w", task, err)
+		}
+		if p, err := events.As[events.TaskClosed](stored.Event); err == nil && p.Revocation == revocation {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // CloseTask is what the end of a task leads to: the statement that nothing is issued for
 // it, and the request to revoke what was. The same cause leads to the same events, and a
 // second end of the same task changes nothing.
@@ -27,10 +64,15 @@ func (r *Registry) CloseTask(cause events.Event, p events.TaskEnded) ([]events.E
 	if err != nil {
 		return nil, bus.Permanent(err)
 	}
-	closed, err := events.New(events.Origin{Source: Source, Tenant: tenant, Time: now, Cause: &cause}, events.TaskClosed{Task: p.Task, Handle: r.Namer.Name(lineage.KindTask, tenant, p.Task).String(),
-		Revocation: events.RevocationOf(requested), Reason: p.Reason, By: p.By, ClosedAt: now, ReusableAt: now.Add(TaskRest)})
+	return r.closed(events.Origin{Source: Source, Tenant: tenant, Time: now, Cause: &cause}, requested, p)
+}
+
+// closed states the end of a task that a request carries out, before the request.
+func (r *Registry) closed(origin events.Origin, requested events.Event, p events.TaskEnded) ([]events.Event, error) {
+	e, err := events.New(origin, events.TaskClosed{Task: p.Task, Handle: r.Namer.Name(lineage.KindTask, origin.Tenant, p.Task).String(),
+		Revocation: events.RevocationOf(requested), Reason: p.Reason, By: p.By, ClosedAt: origin.Time, ReusableAt: origin.Time.Add(TaskRest)})
 	if err != nil {
 		return nil, bus.Permanent(err)
 	}
-	return []events.Event{closed, requested}, nil
+	return []events.Event{e, requested}, nil
 }

@@ -91,6 +91,7 @@ type Verdict struct {
 	Reason   string
 	Existing string     // already_revoked: the revocation that holds; lift: the freeze to end
 	Until    *time.Time // end of the freeze
+	Confirm  int64      // confirm_required: what to confirm; 0: nobody can tell now
 }
 
 // Decide decides req. It is pure.
@@ -197,7 +198,7 @@ func breadth(req Request, f Facts, l Limits) Verdict {
 	case !NeedsConfirm(f.Thing, f.Live, l.Breadth) || Confirmed(req.Confirm, f.Live):
 		return Verdict{}
 	}
-	return Verdict{Code: CodeConfirm, Reason: fmt.Sprintf("%d live credentials are under it; preview it and send confirm=%d", f.Live, max(f.Live, 1))}
+	return Verdict{Code: CodeConfirm, Confirm: max(f.Live, 1), Reason: fmt.Sprintf("%d live credentials are under it; preview it and send confirm=%d", f.Live, max(f.Live, 1))}
 }
 
 // Confirmed reports whether confirm, a previewed number, still describes live.

@@ -96,6 +96,9 @@ func TestDecide(t *testing.T) {
 			if v.Code != c.code || v.Existing != c.existing {
 				t.Fatalf("got %q, existing %q; want %q, %q (%s)", v.Code, v.Existing, c.code, c.existing, v.Reason)
 			}
+			if (v.Confirm > 0) != (c.code == CodeConfirm && c.facts.LiveKnown) || v.Confirm > 0 && !Confirmed(v.Confirm, c.facts.Live) {
+				t.Errorf("asks to confirm %d of %d", v.Confirm, c.facts.Live)
+			}
 			if v.Code != "" && v.Reason == "" {
 				t.Error("refused without a reason")
 			}
