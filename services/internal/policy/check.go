@@ -23,6 +23,10 @@ const (
 	MaxFiles    = 256
 	MaxText     = 2 << 20 // bytes of all files
 	MaxPolicies = 10_000
+	// MaxPolicy is the most that one policy may hold, in bytes without comments and space. It also
+	// bounds how deep expressions nest: the parser's recursion has no limit of its own,
+	// and a process whose stack is full cannot be saved.
+	MaxPolicy = 16 << 10
 )
 
 const never = "never"
@@ -49,6 +53,10 @@ func Parse(files []File) (*Set, error) {
 	}
 	var faults []error
 	for _, f := range s.files {
+		if line := tooLong(f.Text); line > 0 {
+			faults = append(faults, fmt.Errorf("%s:%d: a policy is longer than %d bytes; a ';' or '\"' may be missing", f.Name, line, MaxPolicy))
+			continue
+		}
 		list, err := cedar.NewPolicyListFromBytes(f.Name, []byte(f.Text))
 		if err != nil {
 			faults = append(faults, errors.New(syntax(f.Name, err)))
@@ -72,6 +80,39 @@ func Parse(files []File) (*Set, error) {
 	}
 	s.sort()
 	return s, nil
+}
+
+// tooLong is the line in which a policy of text exceeds MaxPolicy, 0 when none does.
+func tooLong(text string) int {
+	size, line := 0, 1
+	var quoted, comment bool
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\n':
+			line++
+			if comment = false; !quoted {
+				continue
+			}
+		case comment:
+			continue
+		case quoted && c == '\\':
+			i++
+			size++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && c == '/' && strings.HasPrefix(text[i:], "//"):
+			comment = true
+			continue
+		case !quoted && c == ';':
+			size = 0
+		case !quoted && (c == ' ' || c == '\t' || c == '\r'):
+			continue
+		}
+		if size++; size > MaxPolicy {
+			return line
+		}
+	}
+	return 0
 }
 
 // syntax puts the place of a syntax error in front, as everywhere.
