@@ -11,6 +11,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/events/token"
+	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/grant"
 )
@@ -60,6 +61,15 @@ func TestTransactionTokens(t *testing.T) {
 	require.Contains(t, txn.Lineage, w.namer.Name(lineage.KindIdentity, "acme", "gateway"))
 	issued, _ := logged[events.CredentialIssued](w, events.LogSubject("acme", "credential", "issued", "gateway"))
 	require.Equal(t, []string{txn.ID, token.HashText(a.AccessToken), parent.ID, ""}, []string{issued.Credential, issued.TokenSHA256, issued.Parent, issued.Delegation})
+
+	for s, err := range w.conn.Read(t.Context(), bus.StreamIn, "nhi.in.acme.activity.token_exchanged", 1) {
+		require.NoError(t, err)
+		act, err := events.As[events.TokenExchanged](s.Event)
+		require.NoError(t, err)
+		require.Equal(t, txn.ID, act.MintedID)
+		require.Empty(t, act.Delegation, "detection must not take it for a delegation that comes back")
+		require.Zero(t, act.DelegationDepth)
+	}
 
 	replaced := w.post(w.transact(a.AccessToken, grant.TypeTransaction, "orders", "read"))
 	require.Equal(t, 200, replaced.status, replaced.Description)

@@ -180,6 +180,10 @@ func (m *Minter) activity(d decision, s registry.Identity, g Granted) events.Tok
 		Credential: c.ID, CredentialExp: &exp, Lineage: texts(c.Lineage), DelegationDepth: g.Depth, Scopes: g.Scope,
 		ParentScopes: strings.Fields(c.Scope), Workload: d.attested.Subject, WorkloadAttested: true, Task: d.request.Task,
 		Destination: m.Issuer, Action: "token.exchange", MintedID: d.jti, Outcome: events.OutcomeSuccess}
+	if d.aside() { // nobody is delegated anything, and who asks may hold the parent or be in its chain
+		a.DelegationDepth = 0
+		return events.TokenExchanged{Activity: a}
+	}
 	a.Delegation = append(a.Delegation, events.Party{Tenant: d.ref.Tenant, Identity: d.ref.Identity})
 	if c.Actor == nil {
 		a.Delegation = append(a.Delegation, events.Party{Tenant: c.Tenant, Identity: c.Subject})
