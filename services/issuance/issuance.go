@@ -88,14 +88,15 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		TransactionDomain: cfg.TransactionDomain, ChainTo: cfg.ChainTo, Endpoint: grant.TokenEndpoint(issuer), Nonces: nonces, Once: env.State.Once, Count: env.State.Count, Failpoint: failpoint,
 	}}
 	mux := http.NewServeMux()
-	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: env.Authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Chains: len(cfg.ChainTo) > 0, Now: env.Now}
+	authorize := atIssuer(issuer, env.Authorize)
+	oauth := &grant.Server{Mint: minter.Mint, Inspect: minter.Inspect, Revoke: minter.Revoke, Authorize: authorize, JWKS: env.Keys.JWKS, Issuer: issuer, Nonces: nonces, Certificates: len(cfg.TrustDomains) > 0, Chains: len(cfg.ChainTo) > 0, Now: env.Now}
 	if err := oauth.Register(mux, env.Metrics); err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
 	(&api.API{Bus: env.Bus, Registry: reg, Loader: identities, Inventory: index, Ledger: dead, Namer: env.Namer,
-		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
+		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), authorize)
 	(&policies.API{Store: rules, Bus: env.Bus, History: env.Bus, Exceptions: dead.Exceptions, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
-		Register(mux, strings.TrimSuffix(issuer.Path, "/"), env.Authorize)
+		Register(mux, strings.TrimSuffix(issuer.Path, "/"), authorize)
 	pages, err := authzen.NewPages(secret)
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
@@ -107,7 +108,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		return nil
 	}, Loader: identities, Inventory: index,
 		Ledger: dead, KillSet: env.Guard, Namer: env.Namer, Now: env.Now}
-	(&authzen.Server{Issuer: issuer, Open: decided.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, env.Authorize)
+	(&authzen.Server{Issuer: issuer, Open: decided.Open, Pages: pages, Rand: env.Rand, Log: env.Log}).Register(mux, authorize)
 	reviewer := &review.Reviewer{Policies: rules, History: env.Bus, Loader: identities, Ledger: dead, Namer: env.Namer,
 		MaxTTL: ceilingTTL, Log: env.Log, Now: env.Now}
 	stages := &signing.Stages{Ring: env.Keys, Source: registry.Source}
@@ -129,6 +130,21 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		HTTP:               mux,
 		ClientCertificates: len(cfg.TrustDomains) > 0,
 	}, nil
+}
+
+// atIssuer makes the URL of requests with a DPoP proof the one below the issuer that the
+// caller knows: behind a proxy that ends TLS the request itself does not tell it.
+func atIssuer(issuer *url.URL, authorize func(string, http.Handler) http.Handler) func(string, http.Handler) http.Handler {
+	return func(scope string, h http.Handler) http.Handler {
+		inner := authorize(scope, h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("DPoP") != "" {
+				r = r.Clone(r.Context())
+				r.URL.Scheme, r.URL.Host = issuer.Scheme, issuer.Host
+			}
+			inner.ServeHTTP(w, r)
+		})
+	}
 }
 
 // sampled keeps strangers who knock from filling the log: ten alike a second are
