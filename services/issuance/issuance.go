@@ -68,8 +68,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	index := registry.NewIndex(env.State, env.Bus, env.Namer, env.Now)
 	dead := ledger.New()
 	rules := policies.NewStore(env.Log)
-	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now,
-		Grace: time.Duration(cfg.OwnerGrace)}
+	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now, Grace: time.Duration(cfg.OwnerGrace)}
 	secret, err := env.Keys.LineageKey() // every issuance process has it
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/internal/embedded/oidc"
@@ -96,6 +97,9 @@ func identityShow(o *options) *cobra.Command {
 			} {
 				fmt.Fprintf(w, "%-12s %s\n", l[0], clean(l[1]))
 			}
+			for _, l := range known(i.Registration) {
+				fmt.Fprintf(w, "%-12s %s\n", l[0], clean(l[1]))
+			}
 			for _, at := range i.Attestation {
 				fmt.Fprintf(w, "%-12s %s as %s\n", "proves by", clean(at.Issuer), clean(at.Subject))
 			}
@@ -105,6 +109,25 @@ func identityShow(o *options) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// known is what only some registrations say.
+func known(r events.Registration) [][2]string {
+	var out [][2]string
+	managed, beats := "", ""
+	if r.VendorManaged {
+		managed = "inside the vendor's service, where nobody here can see it"
+	}
+	if r.HeartbeatSeconds > 0 {
+		beats = fmt.Sprintf("a task ends %s after its last sign of life", time.Duration(r.HeartbeatSeconds)*time.Second)
+	}
+	for _, l := range [][2]string{{"runs on", r.Backend}, {"vendor", r.Vendor}, {"it lives", managed}, {"was granted", strings.Join(r.GrantedScopes, " ")},
+		{"consented by", r.ConsentedBy}, {"reaches", strings.Join(r.DataReached, "; ")}, {"not known", strings.Join(r.Unknowns, "; ")}, {"heartbeat", beats}} {
+		if l[1] != "" {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // killSwitch is the target that stops the identity.
@@ -122,6 +145,7 @@ func identityDeclare(o *options) *cobra.Command {
 	var file string
 	var d declaration
 	var attest, local, launch, launchLocal []string
+	var heartbeat time.Duration
 	c := &cobra.Command{
 		Use: "declare [TENANT/IDENTITY]", Short: "Declare identities, one by flags or many from a file",
 		Example: `  lanyard identity declare acme/report-bot --kind agent --owner ana@acme.example \
@@ -131,6 +155,7 @@ func identityDeclare(o *options) *cobra.Command {
   lanyard identity declare --file identities.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			d.HeartbeatSeconds = int64(heartbeat / time.Second)
 			list, err := declarations(c.InOrStdin(), file, args, d, attest, launch)
 			if err != nil {
 				return err
@@ -172,6 +197,8 @@ func identityDeclare(o *options) *cobra.Command {
 	f.StringSliceVar(&d.Scopes, "scope", nil, "the most it may ever be granted (repeat)")
 	f.StringSliceVar(&d.Audiences, "audience", nil, "where it may ever be granted it (repeat)")
 	f.StringSliceVar(&d.Aliases, "alias", nil, "its name in another system's log, such as an ARN (repeat)")
+	f.StringVar(&d.Backend, "backend", "", "shared identity in another system that it runs on, such as a role's ARN")
+	f.DurationVar(&heartbeat, "heartbeat", 0, "a task of it ends when there is no sign of life for so long, 10s to 24h (default: never)")
 	f.StringArrayVar(&local, "attest-local", nil, "SUBJECT for which the local development issuer vouches (repeat)")
 	f.StringArrayVar(&attest, "attest", nil, "ISSUER=SUBJECT of tokens that prove it (repeat)")
 	f.StringArrayVar(&launch, "launcher", nil, "ISSUER=SUBJECT of a person or service that may start its tasks; with none, it starts them itself (repeat)")
