@@ -31,7 +31,7 @@ func TestDeepNesting(t *testing.T) {
 		"// " + strings.Repeat("x", 2*MaxPolicy) + "\n" + permitAll:                           0,
 		strings.Repeat(permitAll+"\n", MaxPolicy):                                             0,
 		"\n" + `@note("` + strings.Repeat(";", MaxPolicy) + `") ` + permitAll:                 2,
-		"\n" + `@note("\"` + strings.Repeat(";//", MaxPolicy/2) + `") ` + permitAll:          2,
+		"\n" + `@note("\"` + strings.Repeat(";//", MaxPolicy/2) + `") ` + permitAll:           2,
 		`@note("` + strings.Repeat("x", MaxPolicy-100) + "\n" + `") ` + permitAll + permitAll: 0,
 		`@note("` + strings.Repeat("\n", MaxPolicy+5) + `") ` + permitAll:                     MaxPolicy - 5,
 	} {

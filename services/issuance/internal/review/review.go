@@ -1,6 +1,7 @@
 // Package review decides live credentials again when what they were decided over has
-// changed: the risk of an identity, its registration, or the policies. What would not be
-// granted now ends by a revocation of that credential's handle. Only issuance imports it.
+// changed: the risk of an identity, its registration, the policies, or an exception that
+// ended. What would not be granted now ends by a revocation of that credential's handle.
+// Only issuance imports it.
 //
 // It keeps nothing: the log has every credential with the context of its decision, and
 // none lives longer than the longest life, so the last minutes of the log are all there
@@ -79,6 +80,7 @@ func (r *Reviewer) Handlers() []bus.Handler {
 		bus.On(r.riskChanged, events.TypeRevocationRequested),
 		bus.On(r.identityRegistered, events.TypeRevocationRequested),
 		bus.On(r.policyActivated, events.TypeRevocationRequested),
+		bus.On(r.exceptionEnded, events.TypeRevocationRequested),
 	}
 }
 
@@ -86,12 +88,12 @@ var errNotRead = errors.New("the policies in force have not been read yet")
 
 // riskChanged freezes what the identity may not hold at its new risk: risk falls again.
 func (r *Reviewer) riskChanged(ctx context.Context, cause events.Event, p events.RiskChanged) ([]events.Event, error) {
-	return r.review(ctx, cause, events.LogSubject(events.Tenant(cause), "credential", "issued", p.Identity), events.ModeFreeze)
+	return r.begin(cause, events.ModeFreeze, "").review(ctx, events.LogSubject(events.Tenant(cause), "credential", "issued", p.Identity))
 }
 
 // identityRegistered revokes what the identity may not hold by its new registration.
 func (r *Reviewer) identityRegistered(ctx context.Context, cause events.Event, p events.IdentityRegistered) ([]events.Event, error) {
-	return r.review(ctx, cause, events.LogSubject(events.Tenant(cause), "credential", "issued", p.Identity), events.ModeRevoke)
+	return r.begin(cause, events.ModeRevoke, "").review(ctx, events.LogSubject(events.Tenant(cause), "credential", "issued", p.Identity))
 }
 
 // policyActivated revokes what nobody may hold by the new policies.
@@ -100,12 +102,19 @@ func (r *Reviewer) policyActivated(ctx context.Context, cause events.Event, p ev
 	if at.Version != p.Version && !at.At.After(cause.Time()) {
 		return nil, errNotRead
 	}
-	return r.review(ctx, cause, events.LogSubject("*", "credential", "issued", "*"), events.ModeRevoke)
+	return r.begin(cause, events.ModeRevoke, "").review(ctx, events.LogSubject("*", "credential", "issued", "*"))
+}
+
+// exceptionEnded revokes what leant on the exception and may not be held without it. An
+// exception that expires by itself leaves what leant on it to its own expiry.
+func (r *Reviewer) exceptionEnded(ctx context.Context, cause events.Event, p events.ExceptionEnded) ([]events.Event, error) {
+	return r.begin(cause, events.ModeRevoke, p.Exception).review(ctx, events.LogSubject(events.Tenant(cause), "credential", "issued", "*"))
 }
 
 // round is one review.
 type round struct {
 	*Reviewer
+	ended  string // exception that has ended, though the ledger may not know yet; "" for none
 	set    *policy.Set
 	now    time.Time
 	mode   events.Mode
@@ -123,18 +132,21 @@ type end struct {
 	why        string
 }
 
-// review decides the live credentials at filter again.
-func (r *Reviewer) review(ctx context.Context, cause events.Event, filter string, mode events.Mode) ([]events.Event, error) {
-	n := &round{Reviewer: r, set: r.Policies.Active(), now: r.Now(), mode: mode, cause: cause,
+func (r *Reviewer) begin(cause events.Event, mode events.Mode, ended string) *round {
+	return &round{Reviewer: r, ended: ended, set: r.Policies.Active(), now: r.Now(), mode: mode, cause: cause,
 		loaded: map[registry.Ref]registry.Identity{}, ends: map[registry.Ref][]end{}}
+}
+
+// review decides the live credentials at filter again.
+func (n *round) review(ctx context.Context, filter string) ([]events.Event, error) {
 	if n.set == nil {
 		return nil, errNotRead
 	}
-	from, err := r.History.SequenceAt(ctx, bus.StreamLog, filter, n.now.Add(-r.MaxTTL-time.Minute)) // clocks differ a little
+	from, err := n.History.SequenceAt(ctx, bus.StreamLog, filter, n.now.Add(-n.MaxTTL-time.Minute)) // clocks differ a little
 	if err != nil || from == 0 {
 		return nil, err
 	}
-	for s, err := range r.History.Read(ctx, bus.StreamLog, filter, from) {
+	for s, err := range n.History.Read(ctx, bus.StreamLog, filter, from) {
 		if err != nil {
 			return nil, fmt.Errorf("read live credentials: %w", err)
 		}
@@ -147,15 +159,15 @@ func (r *Reviewer) review(ctx context.Context, cause events.Event, filter string
 		}
 	}
 	if n.missed > 0 {
-		r.Log.Error("more credentials would end by the change than one change may end; the rest ends by itself",
-			zap.String("cause", cause.ID()), zap.Int("left", n.missed), zap.Duration("within", r.MaxTTL))
+		n.Log.Error("more credentials would end by the change than one change may end; the rest ends by itself",
+			zap.String("cause", n.cause.ID()), zap.Int("left", n.missed), zap.Duration("within", n.MaxTTL))
 	}
 	return n.requests()
 }
 
 // credential decides one credential again.
 func (n *round) credential(ctx context.Context, ref registry.Ref, p events.CredentialIssued) error {
-	if p.Context == nil || !n.now.Before(p.ExpiresAt) {
+	if p.Context == nil || !n.now.Before(p.ExpiresAt) || n.ended != "" && !slices.Contains(p.Exceptions, n.ended) {
 		return nil
 	}
 	if _, _, dead := n.Ledger.Dead(n.now, n.Namer.Name(lineage.KindCredential, ref.Tenant, p.Credential),
@@ -211,7 +223,9 @@ func (n *round) why(ref registry.Ref, s registry.Identity, p events.CredentialIs
 	c.Kind, c.Owner, c.Feature, c.IdentityPurpose, c.Backend, c.Vendor, c.VendorManaged, c.Risk = reg.Kind, reg.Owner, reg.Feature, reg.Purpose, reg.Backend, reg.Vendor, reg.VendorManaged, s.RiskAt(n.now)
 	f := policy.Facts{Tenant: ref.Tenant, Identity: ref.Identity, Task: p.Task, Time: n.now, Context: c}
 	for _, x := range n.Ledger.Exceptions(n.now, ref.Tenant, ref.Identity, reg.Feature) {
-		f.Exceptions = append(f.Exceptions, policy.Exception{ID: x.Exception, Policy: x.Policy, Scopes: x.Scopes, Audiences: x.Audiences})
+		if x.Exception != n.ended {
+			f.Exceptions = append(f.Exceptions, policy.Exception{ID: x.Exception, Policy: x.Policy, Scopes: x.Scopes, Audiences: x.Audiences})
+		}
 	}
 	now := n.set.Ask(f).Rule(p.Scope, p.Audience, false)
 	switch {

@@ -185,3 +185,21 @@ func TestCaps(t *testing.T) {
 	_, err = r.riskChanged(t.Context(), w.cause(p), p)
 	require.NoError(t, err)
 }
+
+// TestEndedExceptionRevokesWhatLeantOnIt: the others stay, and so does what another
+// exception allows.
+func TestEndedExceptionRevokesWhatLeantOnIt(t *testing.T) {
+	w, r := newWorld(t, `@id("no-writes") forbid (principal, action, resource) when { context.scope == "write" };`)
+	leant, other := live("leant", "write"), live("other", "write")
+	leant.Exceptions, other.Exceptions = []string{"e1"}, []string{"e2"}
+	w.issued = []events.CredentialIssued{leant, other, live("reads", "read")}
+	w.exceptions = []events.ExceptionGranted{{Exception: "e1", Policy: "no-writes"}} // the ledger is behind
+	p := events.ExceptionEnded{Exception: "e1", By: "op", Reason: "done", EndedAt: noon}
+	out, err := r.exceptionEnded(t.Context(), w.cause(p), p)
+	require.NoError(t, err)
+	require.Equal(t, []string{"revoke credential leant"}, ended(t, out))
+	w.exceptions = append(w.exceptions, events.ExceptionGranted{Exception: "e3", Policy: "no-writes"})
+	out, err = r.exceptionEnded(t.Context(), w.cause(p), p)
+	require.NoError(t, err)
+	require.Empty(t, out)
+}
