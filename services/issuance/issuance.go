@@ -10,6 +10,7 @@ package issuance
 import (
 	"cmp"
 	"context"
+	"crypto/cipher"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -69,11 +70,7 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 	dead := ledger.New()
 	rules := policies.NewStore(env.Log)
 	reg := &registry.Registry{Identities: identities, Index: index, Dead: dead, Log: env.Bus, Namer: env.Namer, Now: env.Now, Grace: time.Duration(cfg.OwnerGrace)}
-	secret, err := env.Keys.LineageKey() // every issuance process has it
-	if err != nil {
-		return service.Service{}, fmt.Errorf("build issuance: %w", err)
-	}
-	nonces, err := grant.NewNonces(secret, cfg.DPoPNonce != config.NonceOptional)
+	nonces, pages, err := derived(env)
 	if err != nil {
 		return service.Service{}, fmt.Errorf("build issuance: %w", err)
 	}
@@ -96,10 +93,6 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		Log: env.Log, Rand: env.Rand, Now: env.Now}).Register(mux, strings.TrimSuffix(issuer.Path, "/"), authorize)
 	(&policies.API{Store: rules, Bus: env.Bus, History: env.Bus, Exceptions: dead.Exceptions, Loader: identities, Issuer: env.Config.Issuer.URL, Log: env.Log, Rand: env.Rand, Now: env.Now}).
 		Register(mux, strings.TrimSuffix(issuer.Path, "/"), authorize)
-	pages, err := authzen.NewPages(secret)
-	if err != nil {
-		return service.Service{}, fmt.Errorf("build issuance: %w", err)
-	}
 	decided := &authzen.Identities{Policy: func() authzen.Policy {
 		if set := rules.Active(); set != nil {
 			return authzen.Cedar{Set: set, Exceptions: dead.Exceptions}
@@ -129,6 +122,21 @@ func build(env service.Env, failpoint func()) (service.Service, error) {
 		HTTP:               mux,
 		ClientCertificates: len(cfg.TrustDomains) > 0,
 	}, nil
+}
+
+// derived is what every issuance process computes alike from the lineage key: the nonces
+// for DPoP proofs, and what seals the page tokens of the AuthZEN API.
+func derived(env service.Env) (*grant.Nonces, cipher.AEAD, error) {
+	secret, err := env.Keys.LineageKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	nonces, err := grant.NewNonces(secret, env.Config.Issuance.DPoPNonce != config.NonceOptional)
+	if err != nil {
+		return nil, nil, err
+	}
+	pages, err := authzen.NewPages(secret)
+	return nonces, pages, err
 }
 
 // atIssuer makes the URL of requests with a DPoP proof the one below the issuer that the
