@@ -115,12 +115,20 @@ func TestValidateRefuses(t *testing.T) {
 		field  string
 		advice string
 	}{
-		"heartbeat too slow":    {func(c *Config) { c.Revocation.Heartbeat = Duration(4 * time.Second) }, "revocation.heartbeat", "at most 3s"},
-		"heartbeat zero":        {func(c *Config) { c.Revocation.Heartbeat = 0 }, "revocation.heartbeat", "more than 0s"},
-		"lease too short":       {func(c *Config) { c.Guard.Lease = Duration(9 * time.Second) }, "guard.lease", "leader election"},
-		"lease too long":        {func(c *Config) { c.Guard.Lease = Duration(time.Hour) }, "guard.lease", "5m"},
-		"max_ttl over ceiling":  {func(c *Config) { c.Issuance.MaxTTL = Duration(16 * time.Minute) }, "issuance.max_ttl", "up to 15m"},
-		"ttl over max":          {func(c *Config) { c.Issuance.TTL = Duration(20 * time.Minute) }, "issuance.ttl", "issuance.max_ttl"},
+		"heartbeat too slow":   {func(c *Config) { c.Revocation.Heartbeat = Duration(4 * time.Second) }, "revocation.heartbeat", "at most 3s"},
+		"heartbeat zero":       {func(c *Config) { c.Revocation.Heartbeat = 0 }, "revocation.heartbeat", "more than 0s"},
+		"lease too short":      {func(c *Config) { c.Guard.Lease = Duration(9 * time.Second) }, "guard.lease", "leader election"},
+		"lease too long":       {func(c *Config) { c.Guard.Lease = Duration(time.Hour) }, "guard.lease", "5m"},
+		"max_ttl over ceiling": {func(c *Config) { c.Issuance.MaxTTL = Duration(16 * time.Minute) }, "issuance.max_ttl", "up to 15m"},
+		"ttl over max":         {func(c *Config) { c.Issuance.TTL = Duration(20 * time.Minute) }, "issuance.ttl", "issuance.max_ttl"},
+		"a nonce for some":     {func(c *Config) { c.Issuance.DPoPNonce = "sometimes" }, "issuance.dpop_nonce", "required or optional"},
+		"transactions for us":  {func(c *Config) { c.Issuer.URL = "https://id.example"; c.Issuance.TransactionDomain = c.Issuer.URL }, "issuance.transaction_domain", "a name of its own"},
+		"a chain to itself":    {func(c *Config) { c.Issuer.URL = "https://id.example"; c.Issuance.ChainTo = []string{c.Issuer.URL} }, "issuance.chain_to[0]", "another issuer"},
+		"a chain twice":        {func(c *Config) { c.Issuance.ChainTo = []string{"https://b.example", "https://b.example"} }, "issuance.chain_to[1]", "once"},
+		"a chain from nowhere": {func(c *Config) { c.Issuance.ChainFrom = []ChainIssuer{{Issuer: "https://b.example"}} }, "issuance.chain_from[0]", "want both"},
+		"a chain in the open": {func(c *Config) {
+			c.Issuance.ChainFrom = []ChainIssuer{{Issuer: "https://b.example", JWKS: "http://b.example/jwks"}}
+		}, "issuance.chain_from[0]", "https or file"},
 		"negative grace":        {func(c *Config) { c.Issuance.OwnerGrace = -1 }, "issuance.owner_grace", "0s to 720h"},
 		"grace of a year":       {func(c *Config) { c.Issuance.OwnerGrace = Duration(8760 * time.Hour) }, "issuance.owner_grace", "0s to 720h"},
 		"width":                 {func(c *Config) { c.Issuance.MaxWidth = 0 }, "issuance.max_width", "1 to 100000"},

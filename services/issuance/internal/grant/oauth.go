@@ -2,8 +2,11 @@
 // over the registry's state, narrows them, signs tokens that carry their lineage,
 // and hands a token out only after the log has it. Only issuance imports it.
 //
-// Standards: RFC 6749 (errors, requests, client credentials), RFC 7523 (JWT bearer grant), RFC 8693
-// (token exchange), RFC 8414 (metadata), RFC 8707 (resource), RFC 9068 (the token).
+// Standards: RFC 6749 (errors, requests, client credentials), RFC 7009 (revocation), RFC
+// 7523 (JWT bearer grant, client assertions), RFC 7662 (introspection), RFC 8414
+// (metadata), RFC 8693 (token exchange), RFC 8705 (certificate-bound tokens), RFC 8707
+// (resource), RFC 9068 (the token), RFC 9396 (authorization details), RFC 9449 (DPoP); the
+// drafts spiffe-client-auth, transaction-tokens and identity-chaining of the OAuth group.
 package grant
 
 import (
