@@ -20,6 +20,9 @@ const (
 // maxNamesakes is how many tenants' clients of one id are tried by their keys.
 const maxNamesakes = 8
 
+// maxSearches is how many clients that nobody heard of are looked for at a time.
+const maxSearches = 8
+
 // readClient reads how the client authenticates. A client assertion takes the place of
 // the attestation: at client_credentials of the certificate, at token-exchange of the
 // actor_token.
@@ -137,8 +140,16 @@ func (m *Minter) ownerOf(ctx context.Context, read attest.ClientAssertion, tenan
 	return none, registry.Ref{}, refuse(InvalidRequest, "this client is registered in several tenants with one key: name one with the parameter tenant")
 }
 
+// namesakes is the clients of that id. A miss counts only when it is fresh; but anybody may
+// ask for a client that does not exist, so few such searches run at a time.
 func (m *Minter) namesakes(ctx context.Context, id, tenant string) ([]registry.Ref, error) {
-	for _, fresh := range []bool{false, true} { // a miss counts only when it is fresh
+	for _, fresh := range []bool{false, true} {
+		if fresh {
+			defer m.searches.Add(-1)
+			if m.searches.Add(1) > maxSearches {
+				return nil, errors.New("too many clients are being looked for")
+			}
+		}
 		all, err := m.Bindings.Bound(ctx, registry.OwnKeys, id, fresh)
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -104,7 +105,10 @@ type Config struct {
 }
 
 // Minter decides token requests. It is safe for concurrent use.
-type Minter struct{ Config }
+type Minter struct {
+	Config
+	searches atomic.Int32 // see namesakes
+}
 
 // Parent is the credential that is exchanged, verified.
 type Parent struct {
