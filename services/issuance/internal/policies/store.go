@@ -163,6 +163,24 @@ func assemble(p events.PolicyActivated, parts []events.PolicyPublished) []policy
 	return files
 }
 
+// Know returns when the activation of version at that time has been applied, or a later
+// one.
+func (s *Store) Know(ctx context.Context, version string, at time.Time) error {
+	for {
+		s.mu.Lock()
+		latest, moved := s.latest, s.moved
+		s.mu.Unlock()
+		if latest.Version == version && !latest.At.Before(at) || latest.At.After(at) {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the policies: %w", ctx.Err())
+		}
+	}
+}
+
 // Wait returns when everything up to sequence has been applied.
 func (s *Store) Wait(ctx context.Context, sequence uint64) error {
 	for {

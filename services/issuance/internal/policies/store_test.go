@@ -89,6 +89,13 @@ func TestStore(t *testing.T) {
 	}
 	require.Equal(t, b.Files(), late.Active().Files())
 	require.NoError(t, late.Wait(t.Context(), uint64(len(log.stored))))
+	then := log.stored[0].Event.Time()
+	require.NoError(t, late.Know(t.Context(), b.Version(), then))
+	require.NoError(t, late.Know(t.Context(), a.Version(), then.Add(-1)), "superseded")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, late.Know(gone, a.Version(), then), context.Canceled)
+	require.ErrorIs(t, late.Know(gone, b.Version(), then.Add(1)), context.Canceled, "activated once more, not read yet")
 }
 
 // TestUnreadable: a set that this process cannot read stops it from deciding, until one

@@ -23,7 +23,6 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/policy"
-	"github.com/lanyard-nhi/lanyard/services/issuance/internal/policies"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
@@ -34,15 +33,17 @@ const (
 	perIdentity = 64
 	perChange   = 1024
 	maxLoaded   = 4096 // identities remembered while the policies' change is reviewed
+
+	patience = 5 * time.Second // for this process to read policies that were activated
 )
 
 // by is who asks for the revocations.
 const by = "issuance/policy"
 
-// Policies tells which set is in force, and since when.
+// Policies tells which set is in force; Know waits for an activation.
 type Policies interface {
 	Active() *policy.Set
-	Activation() (policies.Activation, bool)
+	Know(ctx context.Context, version string, at time.Time) error
 }
 
 // History is what was issued.
@@ -98,9 +99,10 @@ func (r *Reviewer) identityRegistered(ctx context.Context, cause events.Event, p
 
 // policyActivated revokes what nobody may hold by the new policies.
 func (r *Reviewer) policyActivated(ctx context.Context, cause events.Event, p events.PolicyActivated) ([]events.Event, error) {
-	at, _ := r.Policies.Activation()
-	if at.Version != p.Version && !at.At.After(cause.Time()) {
-		return nil, errNotRead
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := r.Policies.Know(waiting, p.Version, cause.Time()); err != nil {
+		return nil, err
 	}
 	return r.begin(cause, events.ModeRevoke, "").review(ctx, events.LogSubject("*", "credential", "issued", "*"))
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/policy"
-	"github.com/lanyard-nhi/lanyard/services/issuance/internal/policies"
 	"github.com/lanyard-nhi/lanyard/services/issuance/internal/registry"
 )
 
@@ -24,7 +23,7 @@ var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 type world struct {
 	t          *testing.T
 	set        *policy.Set
-	activated  policies.Activation
+	known      string // version of the latest activation
 	issued     []events.CredentialIssued
 	identity   registry.Identity
 	dead       map[lineage.Handle]bool
@@ -32,8 +31,15 @@ type world struct {
 	namer      *lineage.Namer
 }
 
-func (w *world) Active() *policy.Set                     { return w.set }
-func (w *world) Activation() (policies.Activation, bool) { return w.activated, true }
+func (w *world) Active() *policy.Set { return w.set }
+
+func (w *world) Know(_ context.Context, version string, _ time.Time) error {
+	if w.known != version {
+		return errNotRead
+	}
+	return nil
+}
+
 func (w *world) Load(context.Context, string, string) (registry.Identity, uint64, error) {
 	return w.identity, 1, nil
 }
@@ -156,7 +162,7 @@ func TestRegistrationAndPoliciesRevoke(t *testing.T) {
 	p := events.PolicyActivated{Version: w.set.Version(), Parts: 1, Policies: 2, By: "op"}
 	_, err := r.policyActivated(t.Context(), w.cause(p), p)
 	require.ErrorIs(t, err, errNotRead, "tried again when this process has them")
-	w.activated.Version = p.Version
+	w.known = p.Version
 	out, err := r.policyActivated(t.Context(), w.cause(p), p)
 	require.NoError(t, err)
 	require.Equal(t, []string{"revoke credential old"}, ended(t, out))
