@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -178,4 +179,37 @@ func TestRevocationNotInForce(t *testing.T) {
 	require.Equal(t, 503, status, body)
 	require.Equal(t, "2", header.Get("Retry-After"))
 	require.Contains(t, body, "temporarily_unavailable")
+}
+
+// TestRevocationOfMuch: a credential from which more was derived than a request may reach
+// unconfirmed ends all the same, and somebody else's refused request is not confirmed.
+func TestRevocationOfMuch(t *testing.T) {
+	w := newWorld(t)
+	w.declare("acme", agent("bot"))
+	var confirms []int64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { // revocation, with a breadth of nothing
+		defer close(done)
+		_ = w.conn.Run(ctx, bus.Spec{Service: "revocation", Handlers: []bus.Handler{
+			bus.On(func(_ context.Context, e events.Event, p events.RevocationRequested) ([]events.Event, error) {
+				confirms = append(confirms, p.Confirm)
+				if p.Confirm == 51 {
+					w.kill(w.namer.Name(lineage.KindCredential, p.Target.Tenant, p.Target.ID), "rev-"+p.Target.ID, p.Mode)
+					return nil, nil
+				}
+				refused, err := events.New(events.Origin{Source: "/test", Tenant: "acme", Time: time.Now(), Cause: &e},
+					events.RevocationRefused{Revocation: events.RevocationOf(e), Mode: p.Mode, Target: p.Target, By: p.RequestedBy,
+						Code: "confirm_required", Reason: "51 live", Confirm: 51})
+				return []events.Event{refused}, err
+			}, events.TypeRevocationRefused)}})
+	}()
+	raw, c := w.issue(w.bearer("bot"))
+	w.publish("acme", events.RevocationRefused{Revocation: "somebody's", Mode: events.ModeRevoke, Code: "confirm_required", Reason: "51 live", Confirm: 51,
+		By: "ana", Target: events.Target{Kind: "credential", Tenant: "acme", ID: c.ID}})
+	status, _, body := w.formPost("/oauth2/revoke", "", url.Values{"token": {raw}})
+	require.Equal(t, 200, status, body)
+	cancel()
+	<-done
+	require.Equal(t, []int64{0, 51}, confirms)
 }

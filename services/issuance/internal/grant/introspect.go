@@ -96,7 +96,7 @@ func (m *Minter) Revoke(ctx context.Context, raw string) error {
 	if m.ended(h) {
 		return nil
 	}
-	e, err := events.New(events.Origin{Source: registry.Source, Tenant: c.Tenant, Time: now, ID: events.DeterministicID("token-revocation", c.Tenant, c.ID)},
+	e, err := events.New(events.Origin{Source: registry.Source, Tenant: c.Tenant, Time: now, ID: registry.TokenRevocation(c.Tenant, c.ID)},
 		events.RevocationRequested{Mode: events.ModeRevoke, Target: events.Target{Kind: string(lineage.KindCredential), Tenant: c.Tenant, ID: c.ID},
 			Reason: "its holder revoked the token (RFC 7009)", RequestedBy: c.Subject})
 	if err != nil {

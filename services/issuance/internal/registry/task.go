@@ -19,27 +19,51 @@ func (r *Registry) taskEnded(_ context.Context, cause events.Event, p events.Tas
 	return r.CloseTask(cause, p)
 }
 
-// revocationRefused asks again, confirmed, when the end of a task reaches more credentials
-// than a request may without: that a task is over is no slip of the hand.
+// revocationRefused asks again, confirmed, when the end of a task or a token that its
+// holder revoked reaches more credentials than a request may without: neither is a slip of
+// the hand.
 func (r *Registry) revocationRefused(ctx context.Context, cause events.Event, p events.RevocationRefused) ([]events.Event, error) {
 	tenant := events.Tenant(cause)
-	if p.Confirm < 1 || p.Target.Kind != string(lineage.KindTask) || p.Target.Tenant != tenant {
+	if p.Confirm < 1 || p.Target.Tenant != tenant {
 		return nil, nil
 	}
-	ours, err := r.endsTask(ctx, tenant, p.Target.ID, p.Revocation)
-	if err != nil || !ours {
-		return nil, err
+	switch lineage.Kind(p.Target.Kind) {
+	case lineage.KindCredential:
+		if p.Revocation != events.RevocationID(tenant, TokenRevocation(tenant, p.Target.ID)) {
+			return nil, nil
+		}
+		requested, err := r.confirmed(cause, p, "its holder revoked the token (RFC 7009); confirmed, as much was derived from it")
+		if err != nil {
+			return nil, bus.Permanent(err)
+		}
+		return []events.Event{requested}, nil
+	case lineage.KindTask:
+		ours, err := r.endsTask(ctx, tenant, p.Target.ID, p.Revocation)
+		if err != nil || !ours {
+			return nil, err
+		}
+		requested, err := r.confirmed(cause, p, "task ended; confirmed, as it has many credentials")
+		if err != nil {
+			return nil, bus.Permanent(err)
+		}
+		return r.closed(events.Origin{Source: Source, Tenant: tenant, Time: requested.Time(), Cause: &cause}, requested,
+			events.TaskEnded{Task: p.Target.ID, Reason: "task ended", By: p.By})
 	}
-	now := r.Now().UTC()
-	origin := events.Origin{Source: Source, Tenant: tenant, Time: now, Cause: &cause}
-	confirmed := origin
-	confirmed.ID = events.ConfirmedRequest(tenant, p.Revocation)
-	requested, err := events.New(confirmed, events.RevocationRequested{Mode: p.Mode, Confirm: p.Confirm, RequestedBy: p.By,
-		Target: events.Target{Kind: p.Target.Kind, Tenant: tenant, ID: p.Target.ID}, Reason: "task ended; confirmed, as it has many credentials"})
-	if err != nil {
-		return nil, bus.Permanent(err)
-	}
-	return r.closed(origin, requested, events.TaskEnded{Task: p.Target.ID, Reason: "task ended", By: p.By})
+	return nil, nil
+}
+
+// confirmed is the request that was refused, with the number that it must state.
+func (r *Registry) confirmed(cause events.Event, p events.RevocationRefused, reason string) (events.Event, error) {
+	tenant := events.Tenant(cause)
+	return events.New(events.Origin{Source: Source, Tenant: tenant, Time: r.Now().UTC(), Cause: &cause, ID: events.ConfirmedRequest(tenant, p.Revocation)},
+		events.RevocationRequested{Mode: p.Mode, Confirm: p.Confirm, RequestedBy: p.By, Reason: reason,
+			Target: events.Target{Kind: p.Target.Kind, Tenant: tenant, ID: p.Target.ID}})
+}
+
+// TokenRevocation is the id of the request to revoke a credential that its holder makes by
+// RFC 7009, so that asking twice is asking once.
+func TokenRevocation(tenant, jti string) string {
+	return events.DeterministicID("token-revocation", tenant, jti)
 }
 
 // endsTask reports whether a revocation was asked for because the task ended.
