@@ -47,36 +47,58 @@ func TestHeld(t *testing.T) {
 func TestCosts(t *testing.T) {
 	now := testTime
 	for _, tc := range []struct {
-		name          string
-		plain, atomic time.Duration // of a trial
-		single        bool
+		name        string
+		each, batch time.Duration
+		large       bool // a large group goes as a batch
+		small       bool // so does one of eight
 	}{
-		{"server that syncs every write", 20 * time.Millisecond, 6 * time.Millisecond, false},
-		{"server that does not", 2 * time.Millisecond, 6 * time.Millisecond, true},
+		{"a server that syncs every write", 800 * time.Microsecond, 4 * time.Millisecond, true, true},
+		{"whose disk is quick", 100 * time.Microsecond, 2 * time.Millisecond, true, false},
+		{"a server that does not", 20 * time.Microsecond, 3 * time.Millisecond, false, false},
 	} {
 		var k costs
-		if atomic, most := k.choose(3, now); atomic || most != 3 {
+		took := func(atomic bool, n int) time.Duration {
+			if atomic {
+				return tc.batch + time.Duration(n)*inBatch
+			}
+			return time.Duration(n) * tc.each
+		}
+		if atomic, most := k.choose(3, now); atomic || most != 3 || k.direct(now) {
 			t.Errorf("%s: few messages go as %v %d", tc.name, atomic, most)
 		}
-		k.note(true, 100, time.Second, now) // had to be atomic
-		for range trials {
-			atomic, most := k.choose(500, now)
-			if atomic || most != trial {
-				t.Fatalf("%s: a plain trial is %v %d", tc.name, atomic, most)
+		for range 2 { // both ways are tried on a part of a group, the second time because they are old
+			for _, want := range []bool{false, true} {
+				atomic, most := k.choose(500, now)
+				if atomic != want || most != trial || k.direct(now) {
+					t.Fatalf("%s: trial %v is %v %d", tc.name, want, atomic, most)
+				}
+				k.note(atomic, most, took(atomic, most), now)
 			}
-			k.note(atomic, most, tc.plain, now)
+			for n, want := range map[int]bool{500: tc.large, 8: tc.small} {
+				if atomic, most := k.choose(n, now); atomic != want || most != n {
+					t.Errorf("%s: %d messages go as %v %d", tc.name, n, atomic, most)
+				}
+			}
+			if k.direct(now) == tc.large {
+				t.Errorf("%s: direct is %v", tc.name, k.direct(now))
+			}
+			now = now.Add(remeasure + 1)
 		}
-		atomic, most := k.choose(500, now)
-		if !atomic || most != trial {
-			t.Fatalf("%s: the atomic trial is %v %d", tc.name, atomic, most)
-		}
-		k.note(atomic, most, tc.atomic, now)
-		if atomic, most := k.choose(500, now); atomic == tc.single || most != 500 || k.direct(now) != tc.single {
-			t.Errorf("%s: decided for atomic %v, %d messages", tc.name, atomic, most)
-		}
-		later := now.Add(decision)
-		if atomic, most := k.choose(500, later); atomic || most != trial || k.direct(later) {
-			t.Errorf("%s: no new trial: %v %d", tc.name, atomic, most)
-		}
+	}
+}
+
+// TestCostsForgive: one slow group does not decide for long.
+func TestCostsForgive(t *testing.T) {
+	var k costs
+	now := testTime
+	k.note(false, 64, 64*800*time.Microsecond, now)
+	k.note(true, 64, 150*time.Millisecond, now) // the machine was busy
+	n := 0
+	for ; !k.cheaper(64) && n < 100; n++ {
+		now = now.Add(remeasure + 1)
+		k.note(true, 64, 6*time.Millisecond, now)
+	}
+	if n > 6 {
+		t.Errorf("forgiven after %d groups", n)
 	}
 }
