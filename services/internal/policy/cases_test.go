@@ -65,7 +65,7 @@ func TestCasesAreStrict(t *testing.T) {
 		"cases:\n  - {name: a, name: b}": "a.yaml",
 		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: maybe}}":                           "allow or deny",
 		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: allow, max_ttl: 2x}}":              "max_ttl must be",
-		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, context: {enviroment: p}, expect: {decision: allow}}": "enviroment not found",
+		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, context: {environs: p}, expect: {decision: allow}}": "environs not found",
 	} {
 		_, err := ParseCases("a.yaml", []byte(text))
 		require.ErrorContains(t, err, want, text)
