@@ -63,8 +63,8 @@ func TestCasesAreStrict(t *testing.T) {
 		"cases:\n  - name: a":            `a.yaml:2: case "a": give identity.tenant`,
 		"cases:\n  - {nam: a}":           "a.yaml:2: ",
 		"cases:\n  - {name: a, name: b}": "a.yaml",
-		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: maybe}}":                           "allow or deny",
-		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: allow, max_ttl: 2x}}":              "max_ttl must be",
+		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: maybe}}":                         "allow or deny",
+		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, expect: {decision: allow, max_ttl: 2x}}":            "max_ttl must be",
 		"cases:\n  - {name: a, identity: {tenant: t, name: n}, scope: s, audience: x, context: {environs: p}, expect: {decision: allow}}": "environs not found",
 	} {
 		_, err := ParseCases("a.yaml", []byte(text))
