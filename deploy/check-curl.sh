@@ -8,6 +8,7 @@ for tool in curl jq; do
 done
 dir=$(mktemp -d)
 up=
+# Lanyard is ended by the signal below, so the status that it ends with says nothing.
 trap 'test -z "$up" || { kill "$up" 2>/dev/null; wait "$up" || true; }; rm -rf "$dir"' EXIT INT TERM
 cd "$dir"
 PATH="$root/bin:$PATH"
