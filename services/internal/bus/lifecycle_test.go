@@ -293,3 +293,19 @@ func TestTrace(t *testing.T) {
 		t.Errorf("the fact carries %q", got)
 	}
 }
+
+// A run that is told to stop while it starts ends in order, at once, without an error.
+func TestStopWhileStarting(t *testing.T) {
+	s := testServer(t)
+	c := testConn(t, s)
+	if err := Provision(t.Context(), c, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := c.Run(ctx, Spec{Service: "brief",
+		Handlers: []Handler{On(func(context.Context, events.Event, events.ToolCalled) ([]events.Event, error) { return nil, nil })}})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -130,14 +130,20 @@ func (r *runner) serve(ctx context.Context) error {
 			return r.handle(stream, m)
 		})
 	}
-	// Cancelling a Router's context is not an orderly stop; closing it is.
+	// Cancelling a Router's context is not an orderly stop; closing it is, but only
+	// once its handlers run: before that Close waits for them and keeps them from it.
 	var closing error
-	done := make(chan struct{})
+	ended, done := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		closing = router.Close()
+		select {
+		case <-router.Running():
+			closing = router.Close()
+		case <-ended:
+		}
 	})
 	err = router.Run(context.WithoutCancel(ctx))
+	close(ended)
 	if !stop() {
 		<-done
 		err = errors.Join(err, closing)
