@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/nats-io/nats-server/v2/server"
 	"go.opentelemetry.io/otel"
@@ -294,18 +298,22 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// A run that is told to stop while it starts ends in order, at once, without an error.
+// A router that is told to stop before its handlers run stops at once.
 func TestStopWhileStarting(t *testing.T) {
-	s := testServer(t)
-	c := testConn(t, s)
-	if err := Provision(t.Context(), c, Options{}); err != nil {
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 5 * time.Second}, watermill.NopLogger{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	err := c.Run(ctx, Spec{Service: "brief",
-		Handlers: []Handler{On(func(context.Context, events.Event, events.ToolCalled) ([]events.Event, error) { return nil, nil })}})
-	if err != nil {
+	router.AddPlugin(func(*message.Router) error {
+		cancel()
+		for range 1000 { // whoever would close the router now gets to it
+			runtime.Gosched()
+		}
+		return nil
+	})
+	router.AddConsumerHandler("brief", "topic", gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{}), func(*message.Message) error { return nil })
+	if err := runRouter(ctx, router); err != nil {
 		t.Error(err)
 	}
 }

@@ -130,8 +130,17 @@ func (r *runner) serve(ctx context.Context) error {
 			return r.handle(stream, m)
 		})
 	}
-	// Cancelling a Router's context is not an orderly stop; closing it is, but only
-	// once its handlers run: before that Close waits for them and keeps them from it.
+	err = runRouter(ctx, router)
+	if cerr := sub.Close(); cerr != nil {
+		err = errors.Join(err, cerr)
+	}
+	return err
+}
+
+// runRouter runs the router until ctx ends. Cancelling a Router's context is not an
+// orderly stop; closing it is, but only once its handlers run: before that Close waits
+// for them under the lock that they need to start.
+func runRouter(ctx context.Context, router *message.Router) error {
 	var closing error
 	ended, done := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -142,14 +151,11 @@ func (r *runner) serve(ctx context.Context) error {
 		case <-ended:
 		}
 	})
-	err = router.Run(context.WithoutCancel(ctx))
+	err := router.Run(context.WithoutCancel(ctx))
 	close(ended)
 	if !stop() {
 		<-done
 		err = errors.Join(err, closing)
-	}
-	if cerr := sub.Close(); cerr != nil {
-		err = errors.Join(err, cerr)
 	}
 	return err
 }
