@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -73,20 +72,29 @@ func (r *issueRig) measure(ctx context.Context, o Options) ([]Row, error) {
 		return nil, err
 	}
 	rows := []Row{Ratio("issue.throughput", "tokens/s", "one ES256 verification and one ES256 signature per token on every core", ours, limit, 0.6, "min")}
-	var rates, p99s []float64
+	ours, limit, err = Compare(ctx, o, "issue.throughput_vs_recorded", r.inProcess, r.bareRecorded)
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, Ratio("issue.throughput_vs_recorded", "tokens/s", "the same, and one record each in synced atomic batches of 64", ours, limit, 0.6, "min"))
+	var rates, records, p99s []float64
 	for i := range max(o.Rounds, 1) {
 		runtime.GC()
 		rate, err := r.overHTTP(ctx)
 		if err != nil {
 			return rows, fmt.Errorf("measure issue.http: %w", err)
 		}
+		record, err := r.bareRecords(ctx)
+		if err != nil {
+			return rows, fmt.Errorf("measure the limit of issue.http: %w", err)
+		}
 		runtime.GC()
 		p99, err := r.paced(ctx, rate/2)
 		if err != nil {
 			return rows, fmt.Errorf("measure issue.latency_p99_half_load: %w", err)
 		}
-		o.Progress("issue.http round %d: %.4g tokens/s; p99 at half of it %.3g ms", i+1, rate, p99)
-		rates, p99s = append(rates, rate), append(p99s, p99)
+		o.Progress("issue.http round %d: %.4g tokens/s (%.4g bare records/s); p99 at half of it %.3g ms", i+1, rate, record, p99)
+		rates, records, p99s = append(rates, rate), append(records, record), append(p99s, p99)
 	}
 	decision, err := policyDecision(ctx, o)
 	if err != nil {
@@ -98,11 +106,13 @@ func (r *issueRig) measure(ctx context.Context, o Options) ([]Row, error) {
 	}
 	return append(rows,
 		Absolute("issue.http", "tokens/s", rates, issueTarget, "min"),
+		Ratio("issue.http_vs_records", "tokens/s", "synced atomic batches of eight records and nothing else: one for each client", rates, records, 0.5, "min"),
 		Absolute("issue.latency_p99_half_load", "ms", p99s, 15, "max"), decision, memory), nil
 }
 
 // issueRig is issuance with all it needs.
 type issueRig struct {
+	server   *server.Server
 	url      string
 	handler  http.Handler
 	client   *http.Client
@@ -121,7 +131,7 @@ func (r *issueRig) close() {
 }
 
 func newIssueRig(ctx context.Context, o Options, s *server.Server, c *bus.Conn) (_ *issueRig, err error) {
-	r := &issueRig{window: 3 * time.Second}
+	r := &issueRig{server: s, window: 3 * time.Second}
 	n := issueIdentities
 	if o.Short {
 		r.window, n = 300*time.Millisecond, 64
@@ -398,46 +408,6 @@ func (r *issueRig) paced(ctx context.Context, rate float64) (float64, error) {
 		return 0, err
 	}
 	return Quantile(took, 0.99), nil
-}
-
-// bareCrypto is the work that cannot be avoided: on every core, verify one signature
-// and make one, of the size of what issuance handles, and nothing else.
-func (r *issueRig) bareCrypto(ctx context.Context) (float64, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return 0, err
-	}
-	proof := make([]byte, 400)
-	sum := sha256.Sum256(proof)
-	sig, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
-	if err != nil {
-		return 0, err
-	}
-	var n atomic.Int64
-	start := time.Now()
-	end := start.Add(r.window)
-	g, ctx := errgroup.WithContext(ctx)
-	for range runtime.GOMAXPROCS(0) {
-		g.Go(func() error {
-			claims := make([]byte, 700)
-			for time.Now().Before(end) && ctx.Err() == nil {
-				sum := sha256.Sum256(proof)
-				if !ecdsa.VerifyASN1(&key.PublicKey, sum[:], sig) {
-					return errors.New("the signature does not verify")
-				}
-				sum = sha256.Sum256(claims)
-				if _, err := ecdsa.SignASN1(rand.Reader, key, sum[:]); err != nil {
-					return err
-				}
-				n.Add(1)
-			}
-			return ctx.Err()
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	return float64(n.Load()) / time.Since(start).Seconds(), nil
 }
 
 func newBenchSigner() (token.Signer, error) {
