@@ -107,7 +107,7 @@ func (r *issueRig) measure(ctx context.Context, o Options) ([]Row, error) {
 	return append(rows,
 		Absolute("issue.http", "tokens/s", rates, issueTarget, "min"),
 		Ratio("issue.http_vs_records", "tokens/s", "synced atomic batches of eight records and nothing else: one for each client", rates, records, 0.5, "min"),
-		Absolute("issue.latency_p99_half_load", "ms", p99s, 15, "max"), decision, memory), nil
+		Absolute("issue.latency_p99_half_load", "ms", p99s, 15, "max"), decision[0], decision[1], memory), nil
 }
 
 // issueRig is issuance with all it needs.

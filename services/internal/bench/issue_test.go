@@ -11,7 +11,7 @@ func TestIssue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"issue.throughput", "issue.throughput_vs_recorded", "issue.http", "issue.http_vs_records", "issue.latency_p99_half_load", "policy.decision_p99", "issue.memory_per_token"}
+	want := []string{"issue.throughput", "issue.throughput_vs_recorded", "issue.http", "issue.http_vs_records", "issue.latency_p99_half_load", "policy.decision_p99", "policy.decision_p99_vs_noise", "issue.memory_per_token"}
 	if len(rows) != len(want) {
 		t.Fatalf("%d rows, want %d", len(rows), len(want))
 	}
