@@ -38,7 +38,10 @@ type Activity struct {
 	Credential        string       `json:"credential,omitempty"` // jti or provider's key id, never a secret
 	CredentialVersion string       `json:"credential_version,omitempty"`
 	CredentialExp     *time.Time   `json:"credential_exp,omitempty"`
-	Lineage           []string     `json:"lineage,omitempty"` // handles, root first
+	JTI               string       `json:"jti,omitempty"`      // token id, when Credential names something else
+	Confirmation      string       `json:"cnf,omitempty"`      // thumbprint of the key that the use was bound to
+	Audience          []string     `json:"audience,omitempty"` // whom the credential was for
+	Lineage           []string     `json:"lineage,omitempty"`  // handles, root first
 	Session           string       `json:"session,omitempty"`
 	Delegation        []Party      `json:"delegation,omitempty"` // actor chain, nearest first
 	DelegationDepth   int          `json:"delegation_depth,omitempty,omitzero"`
@@ -55,6 +58,7 @@ type Activity struct {
 	WorkloadAttested  bool         `json:"workload_attested,omitempty,omitzero"`
 	Tool              string       `json:"tool,omitempty"`
 	ToolArgsDest      []string     `json:"tool_args_dest,omitempty"` // destinations in the arguments
+	ArgsHash          string       `json:"args_hash,omitempty"`      // keyed hash of all arguments; equal calls are equal
 	Task              string       `json:"task,omitempty"`
 	Destination       string       `json:"destination"`
 	Action            string       `json:"action"`
