@@ -5,11 +5,14 @@
 package lineage
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash"
+	"sync"
 )
 
 // Kind is what a handle stands for.
@@ -80,23 +83,33 @@ func clip(s string) string {
 }
 
 // Namer makes handles. It holds the deployment's lineage key.
-type Namer struct{ key []byte }
+type Namer struct{ macs sync.Pool } // of *mac: the key goes into each once
+
+type mac struct {
+	hash.Hash
+	buf []byte
+}
 
 // NewNamer returns a Namer for key, which must be at least 32 bytes.
 func NewNamer(key []byte) (*Namer, error) {
 	if len(key) < 32 {
 		return nil, fmt.Errorf("lineage key has %d bytes, want at least 32", len(key))
 	}
-	return &Namer{key: append([]byte(nil), key...)}, nil
+	key = bytes.Clone(key)
+	return &Namer{sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, key)} }}}, nil
 }
 
 // Name is the handle of the thing of the given kind: the first 96 bits of
 // HMAC-SHA-256 under the lineage key over kind ":" tenant "/" id. Things that
 // belong to no tenant (domain, key) have tenant "".
 func (n *Namer) Name(kind Kind, tenant, id string) Handle {
-	m := hmac.New(sha256.New, n.key)
-	m.Write([]byte(string(kind) + ":" + tenant + "/" + id))
+	m, _ := n.macs.Get().(*mac) // there is nothing else in the pool
+	defer n.macs.Put(m)
+	m.Reset()
+	m.buf = append(append(append(append(append(m.buf[:0], kind...), ':'), tenant...), '/'), id...)
+	m.Write(m.buf) // a hash never fails
+	m.buf = m.Sum(m.buf[:0])
 	var h Handle
-	copy(h[:], m.Sum(nil))
+	copy(h[:], m.buf)
 	return h
 }

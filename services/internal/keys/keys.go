@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // What can be wrong with a ring.
@@ -46,8 +47,9 @@ type Ring struct {
 	dir    string
 	create bool
 
-	mu    sync.Mutex
-	cache signingCache
+	mu     sync.Mutex
+	cache  signingCache
+	looked time.Time // when the cache was found current
 }
 
 // Open opens the ring in dir. With create it makes what is missing of the
