@@ -29,6 +29,9 @@ const (
 	TypeSecretExposed       = "dev.lanyard.secret.exposed.v1"
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
+	TypeAlertAcknowledged   = "dev.lanyard.alert.acknowledged.v1"
+	TypeAlertExpected       = "dev.lanyard.alert.expected.v1"
+	TypeAlertSuppressed     = "dev.lanyard.alert.suppressed.v1"
 	TypeTaskEnded           = "dev.lanyard.task.ended.v1"
 	TypeTaskHeartbeat       = "dev.lanyard.task.heartbeat.v1"
 	TypeOwnerOverdue        = "dev.lanyard.owner.overdue.v1"
@@ -103,6 +106,9 @@ var Catalogue = []TypeInfo{
 	{TypeSecretExposed, "secret", "exposed", ChannelIn, func() Payload { return new(SecretExposed) }},
 	{TypeAnomalyDetected, "anomaly", "detected", ChannelAlert, func() Payload { return new(AnomalyDetected) }},
 	{TypeRiskChanged, "risk", "changed", ChannelLog, func() Payload { return new(RiskChanged) }},
+	{TypeAlertAcknowledged, "alert", "acknowledged", ChannelLog, func() Payload { return new(AlertAcknowledged) }},
+	{TypeAlertExpected, "alert", "expected", ChannelLog, func() Payload { return new(AlertExpected) }},
+	{TypeAlertSuppressed, "alert", "suppressed", ChannelLog, func() Payload { return new(AlertSuppressed) }},
 	{TypePolicyPublished, "policy", "published", ChannelLog, func() Payload { return new(PolicyPublished) }},
 	{TypePolicyActivated, "policy", "activated", ChannelLog, func() Payload { return new(PolicyActivated) }},
 	{TypeRotationScheduled, "rotation", "scheduled", ChannelLog, func() Payload { return new(RotationScheduled) }},
