@@ -29,9 +29,10 @@ func Catalog() []Detector { return detect.Catalog() }
 
 // watcher is the service's state: one engine, replaced when the process takes over.
 type watcher struct {
-	env    service.Env
-	engine holder
-	alerts *prometheus.CounterVec
+	env      service.Env
+	engine   holder
+	expected expectations
+	alerts   *prometheus.CounterVec
 }
 
 // New builds the service. It is exclusive: one process at a time judges, because the
@@ -62,6 +63,7 @@ func New(env service.Env) (service.Service, error) {
 		Handlers:  w.handlers(),
 		Exclusive: true,
 		OnOwn:     w.own,
+		Publishes: []string{events.TypeAlertAcknowledged, events.TypeAlertExpected},
 		HTTP:      w.routes(),
 	}, nil
 }
@@ -71,6 +73,7 @@ func (w *watcher) fresh() *engine.Engine {
 		Disabled:   w.env.Config.Anomaly.Disabled,
 		AutoRevoke: w.env.Config.Anomaly.AutoRevoke,
 		MaxDepth:   w.env.Config.Issuance.MaxDepth,
+		Expected:   w.expected.of,
 	})
 }
 
@@ -95,6 +98,7 @@ var judges = []struct {
 	{events.TypeAPICalled, true},
 	{events.TypeTokenExchanged, true},
 	{events.TypeSecretExposed, true},
+	{events.TypeAlertExpected, false},
 }
 
 func (w *watcher) handlers() []bus.Handler {
@@ -102,7 +106,7 @@ func (w *watcher) handlers() []bus.Handler {
 	for _, j := range judges {
 		h := bus.Handler{Type: j.eventType, Do: w.handle}
 		if j.alerts {
-			h.Emits = []string{events.TypeAnomalyDetected, events.TypeRiskChanged, events.TypeRevocationRequested}
+			h.Emits = []string{events.TypeAnomalyDetected, events.TypeRiskChanged, events.TypeRevocationRequested, events.TypeAlertSuppressed}
 		}
 		out = append(out, h)
 	}
@@ -111,7 +115,7 @@ func (w *watcher) handlers() []bus.Handler {
 
 // handle judges one event and makes the events that follow from it.
 func (w *watcher) handle(_ context.Context, cause events.Event) ([]events.Event, error) {
-	out, err := apply(w.engine.get(), cause)
+	out, err := w.apply(w.engine.get(), cause)
 	if err != nil {
 		return nil, bus.Permanent(err)
 	}

@@ -13,6 +13,14 @@ type holder struct{ p atomic.Pointer[engine.Engine] }
 func (h *holder) get() *engine.Engine  { return h.p.Load() }
 func (h *holder) set(e *engine.Engine) { h.p.Store(e) }
 
+// apply gives one event to what the service knows of it.
+func (w *watcher) apply(g *engine.Engine, e events.Event) ([]engine.Output, error) {
+	if e.Type() == events.TypeAlertExpected {
+		return note(e, func(p events.AlertExpected) { w.expected.note(events.Tenant(e), p) })
+	}
+	return apply(g, e)
+}
+
 // apply gives one event to the engine. Types that detection does not use are
 // nothing to it; an error means that the payload cannot be read.
 func apply(g *engine.Engine, e events.Event) ([]engine.Output, error) {

@@ -24,6 +24,7 @@ func (w *watcher) own(ctx context.Context, acked map[string]uint64) error {
 // streams were interleaved does not matter.
 func (w *watcher) rebuild(ctx context.Context, r reader, acked map[string]uint64) error {
 	g := w.fresh()
+	w.expected.clear()
 	for _, s := range []struct{ stream, filter string }{
 		{bus.StreamLog, "nhi.log.>"},
 		{bus.StreamIn, "nhi.in.>"},
@@ -39,7 +40,7 @@ func (w *watcher) rebuild(ctx context.Context, r reader, acked map[string]uint64
 			if stored.Sequence > acked[s.stream] {
 				break
 			}
-			if _, err := apply(g, stored.Event); err != nil {
+			if _, err := w.apply(g, stored.Event); err != nil {
 				// The handler refused it too: it is a dead letter.
 				w.env.Log.Warn("event skipped while rebuilding", zap.String("stream", s.stream), zap.Uint64("sequence", stored.Sequence), zap.Error(err))
 			}

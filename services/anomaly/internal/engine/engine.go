@@ -21,6 +21,9 @@ type Options struct {
 	AutoRevoke bool
 	// MaxDepth is the longest delegation chain that policy allows. Default 4.
 	MaxDepth int
+	// Expected finds the alert whose mark says that the suspect is expected. It must
+	// depend on nothing but what was given to it in the order of the log. Nil: nothing is.
+	Expected func(Suspect) (alert string, ok bool)
 	// MaxIdentities bounds how many identities are remembered; the least recently
 	// used one makes room. Default 2,000,000.
 	MaxIdentities int

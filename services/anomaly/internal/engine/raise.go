@@ -48,6 +48,9 @@ func (s subject) home() string {
 // when the incident is known and did not get worse.
 func (e *Engine) raise(p *identity, info *detect.Info, f *detect.Finding, s subject) []Output {
 	sev := e.severity(info, f, s)
+	if out, ok := e.suppress(p, info, f, s, sev); ok {
+		return out
+	}
 	c, notify := p.collect(info.ID, sev, s.time, append(slices.Clone(f.Evidence), s.id))
 	if !notify {
 		return nil
