@@ -119,6 +119,7 @@ type RevocationEnforced struct {
 	AppliedAt  time.Time      `json:"applied_at"`
 	LatencyMS  float64        `json:"latency_ms"`        // from accept to applied
 	Receipt    string         `json:"receipt,omitempty"` // compact JWS, absent for lease_expired
+	Key        string         `json:"key,omitempty"`     // public JWK that the receipt was verified with
 }
 
 // EventType implements Payload.
@@ -153,6 +154,8 @@ type RevocationClosed struct {
 	Tenants     []string               `json:"tenants"`
 	MerkleRoot  string                 `json:"merkle_root"` // RFC 6962 root over the receipts, base64
 	LastMS      float64                `json:"accept_to_last_receipt_ms"`
+	// Statement is the closure signed by the kill feed's key, see package receipt.
+	Statement string `json:"statement,omitempty"`
 }
 
 // EventType implements Payload.

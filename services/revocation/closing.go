@@ -168,9 +168,10 @@ func (r *revoker) closing(s *ledger.State, answers map[string]closure.Answer, to
 		return nil, err
 	}
 	cause := s.Cause()
-	e, err := events.New(events.Origin{Source: source, Tenant: s.Tenant, Time: now, Cause: &cause}, events.RevocationClosed{
-		Revocation: s.ID, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards), Outcomes: closure.Outcomes(answers),
-		Descendants: toll.descendants, Tenants: toll.tenants, MerkleRoot: root, LastMS: closure.LastMS(answers)})
+	p := events.RevocationClosed{Revocation: s.ID, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards),
+		Outcomes: closure.Outcomes(answers), Descendants: toll.descendants, Tenants: toll.tenants, MerkleRoot: root, LastMS: closure.LastMS(answers)}
+	p.Statement = r.statement(s, p, answers)
+	e, err := events.New(events.Origin{Source: source, Tenant: s.Tenant, Time: now, Cause: &cause}, p)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	json "github.com/go-json-experiment/json"
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/receipt"
 	"github.com/lanyard-nhi/lanyard/events/token"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
@@ -40,6 +41,7 @@ func (r *revoker) http(env service.Env) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/revocations/preview", env.Authorize(service.ScopeRevoke, r.api(r.postPreview)))
 	mux.Handle("POST /v1/revocations", env.Authorize(service.ScopeRevoke, r.api(r.postRevocation)))
+	mux.Handle("GET /v1/revocations/{id}/receipts", env.Authorize(service.ScopeRead, r.api(r.getReceipts)))
 	mux.Handle("GET /v1/revocations/{id}", env.Authorize(service.ScopeRead, r.api(r.getRevocation)))
 	mux.Handle("GET /v1/revocations", env.Authorize(service.ScopeRead, r.api(r.listRevocations)))
 	mux.Handle("GET /v1/guards", env.Authorize(service.ScopeRead, r.api(r.listGuards)))
@@ -61,6 +63,13 @@ func (r *revoker) api(f func(w http.ResponseWriter, q *http.Request, caller toke
 		caller, ok := service.Caller(q.Context())
 		if !ok {
 			service.Problem(w, http.StatusUnauthorized, "missing_token", "nobody is known to have asked")
+			return
+		}
+		if lines, ok := answer.(ndjson); ok && err == nil {
+			w.Header().Set("Content-Type", receipt.MediaType)
+			w.Header().Set("Cache-Control", "no-store")
+			w.WriteHeader(status)
+			_, _ = w.Write(lines) // whoever hung up has been told
 			return
 		}
 		status, answer, err := f(w, q, caller)

@@ -38,7 +38,8 @@ func (r *revoker) receipt(ctx context.Context, cause events.Event, p events.Rece
 	if r.recorded(ctx, p) {
 		return nil, nil // a repeat; its guard may be gone by now
 	}
-	if err := r.genuine(ctx, cause, p); err != nil {
+	key, err := r.genuine(ctx, cause, p)
+	if err != nil {
 		return nil, bus.Permanent(err)
 	}
 	if r.ledger.Known(p.Revocation) {
@@ -50,7 +51,7 @@ func (r *revoker) receipt(ctx context.Context, cause events.Event, p events.Rece
 			return nil, bus.Permanent(err)
 		}
 	}
-	r.receipts.add(p, r.now())
+	r.receipts.add(proven{p, key}, r.now())
 	return nil, nil
 }
 
@@ -66,20 +67,26 @@ func (r *revoker) recorded(ctx context.Context, p events.ReceiptSigned) (found b
 	return found && err == nil
 }
 
+// proven is a receipt whose signature holds.
+type proven struct {
+	events.ReceiptSigned
+	key string // that it holds with, a JWK
+}
+
 // genuine checks the signature, waiting a while for the guard to be known.
-func (r *revoker) genuine(ctx context.Context, cause events.Event, p events.ReceiptSigned) error {
+func (r *revoker) genuine(ctx context.Context, cause events.Event, p events.ReceiptSigned) (key string, err error) {
 	wait, cancel := context.WithTimeout(ctx, guardWait)
 	defer cancel()
 	for {
 		changed := r.table.Watch()
-		err := r.table.Verify(events.Tenant(cause), p)
+		key, err := r.table.Verify(events.Tenant(cause), p)
 		if err == nil || !errors.Is(err, presence.ErrUnknownGuard) {
-			return err
+			return key, err
 		}
 		select {
 		case <-changed:
 		case <-wait.Done():
-			return err
+			return "", err
 		}
 	}
 }
@@ -114,14 +121,14 @@ type batcher struct {
 // parcel is what waits for one revocation.
 type parcel struct {
 	since    time.Time
-	receipts []events.ReceiptSigned
+	receipts []proven
 }
 
 func newBatcher() *batcher {
 	return &batcher{pending: map[string]*parcel{}, kick: make(chan struct{}, 1)}
 }
 
-func (b *batcher) add(p events.ReceiptSigned, now time.Time) {
+func (b *batcher) add(p proven, now time.Time) {
 	b.mu.Lock()
 	c, ok := b.pending[p.Revocation]
 	if !ok {
@@ -141,10 +148,10 @@ func (b *batcher) wake() {
 }
 
 // take removes up to receiptGroup receipts of every revocation that is known.
-func (b *batcher) take(known func(string) bool, now time.Time) (groups map[string][]events.ReceiptSigned, dropped map[string]int, parked bool) {
+func (b *batcher) take(known func(string) bool, now time.Time) (groups map[string][]proven, dropped map[string]int, parked bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	groups, dropped = map[string][]events.ReceiptSigned{}, map[string]int{}
+	groups, dropped = map[string][]proven{}, map[string]int{}
 	for id, c := range b.pending {
 		switch {
 		case known(id):
@@ -215,7 +222,7 @@ func (b *batcher) wait(ctx context.Context, parked bool) error {
 // enforced puts genuine receipts of one revocation on the log, and in the same
 // batch closes it when they are the last ones. Receipts that are on the log are
 // skipped.
-func (r *revoker) enforced(ctx context.Context, id string, rs []events.ReceiptSigned) error {
+func (r *revoker) enforced(ctx context.Context, id string, rs []proven) error {
 	now := r.now()
 	var tenant string
 	var open bool
@@ -260,10 +267,10 @@ func (r *revoker) tenant(ctx context.Context, id string) (string, error) {
 }
 
 // enforcement is the events that state what rs add to s, and the answers in them.
-func (r *revoker) enforcement(s *ledger.State, rs []events.ReceiptSigned) (es []events.Event, fresh map[string]closure.Answer, err error) {
+func (r *revoker) enforcement(s *ledger.State, rs []proven) (es []events.Event, fresh map[string]closure.Answer, err error) {
 	fresh = map[string]closure.Answer{}
 	for _, p := range rs {
-		stale, err := matches(s, p)
+		stale, err := matches(s, p.ReceiptSigned)
 		if err != nil {
 			r.log.Warn("receipt refused", zap.String("revocation", s.ID), zap.String("point", p.Point), zap.Error(err))
 		}
@@ -271,7 +278,7 @@ func (r *revoker) enforcement(s *ledger.State, rs []events.ReceiptSigned) (es []
 			continue
 		}
 		a := closure.Answer{RevocationEnforced: events.RevocationEnforced{Revocation: s.ID, Point: p.Point, Outcome: p.Outcome,
-			AppliedAt: p.AppliedAt.UTC(), LatencyMS: max(0, float64(p.AppliedAt.Sub(s.Accepted.AcceptedAt))/1e6), Receipt: p.JWS}, Until: p.Until}
+			AppliedAt: p.AppliedAt.UTC(), LatencyMS: max(0, float64(p.AppliedAt.Sub(s.Accepted.AcceptedAt))/1e6), Receipt: p.JWS, Key: p.key}, Until: p.Until}
 		old, ok := s.Answers[p.Point]
 		if n, twice := fresh[p.Point]; twice {
 			old, ok = n, true
@@ -299,16 +306,18 @@ func enforcedEvent(s *ledger.State, p events.RevocationEnforced) (events.Event, 
 
 // recover reads the stored receipts of one revocation again.
 func (r *revoker) recover(ctx context.Context, id string) error {
-	var rs []events.ReceiptSigned
+	var rs []proven
 	for st, err := range r.bus.Read(ctx, bus.StreamReceipt, "nhi.receipt.*."+events.Token(id)+".*", 1) {
 		if err != nil {
 			return fmt.Errorf("read receipts of %s: %w", id, err)
 		}
 		p, err := events.As[events.ReceiptSigned](st.Event)
-		if err != nil || r.table.Verify(events.Tenant(st.Event), p) != nil {
+		if err != nil {
 			continue
 		}
-		rs = append(rs, p)
+		if key, err := r.table.Verify(events.Tenant(st.Event), p); err == nil {
+			rs = append(rs, proven{p, key})
+		}
 	}
 	for len(rs) > 0 {
 		n := min(len(rs), receiptGroup)

@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ type State struct {
 	Lifted   *events.RevocationLifted
 	LiftedBy string // id of the request that lifted it; "" when its time ran out
 	Answers  map[string]closure.Answer
-	Sequence uint64 // of the last event folded in
+	Sequence uint64                    // of the last event folded in
+	closing  map[string]closure.Answer // the answers at closure, when others came later
 	cause    events.Event
 }
 
@@ -65,6 +67,15 @@ func (s *State) Missing(now time.Time) []events.ExpectedGuard {
 		return nil
 	}
 	return closure.Missing(s.Accepted.Guards, s.Answers, now)
+}
+
+// AtClosure is the answers that the revocation was closed with. It must not be
+// changed.
+func (s *State) AtClosure() map[string]closure.Answer {
+	if s.closing != nil {
+		return s.closing
+	}
+	return s.Answers
 }
 
 // Cause is the event that the revocation's further events name as their cause.
@@ -143,6 +154,9 @@ func (s *State) answer(a closure.Answer) {
 	}
 	if old, ok := s.Answers[a.Point]; ok && !Supersedes(old, a) {
 		return
+	}
+	if s.Closed != nil && s.closing == nil {
+		s.closing = maps.Clone(s.Answers)
 	}
 	s.Answers[a.Point] = a
 }

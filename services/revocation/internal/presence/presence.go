@@ -45,6 +45,7 @@ type Guard struct {
 	Seen   time.Time `json:"seen"` // when its newest presence was stored
 	events.GuardAttached
 	key   ed25519.PublicKey
+	jwk   string    // key as a JWK
 	fresh time.Time // when the newest presence was stored that said that its lease is valid
 }
 
@@ -138,7 +139,12 @@ func (t *Table) Apply(st bus.Stored) error {
 		t.refused(p.Point, tenant, "another guard holds this point")
 		return nil
 	}
-	g := Guard{Tenant: tenant, Seen: st.Time, GuardAttached: p, key: key, fresh: st.Time}
+	jwk, err := token.Key{Public: key}.JWK()
+	if err != nil {
+		t.refused(p.Point, tenant, "its key cannot be written")
+		return nil
+	}
+	g := Guard{Tenant: tenant, Seen: st.Time, GuardAttached: p, key: key, jwk: string(jwk), fresh: st.Time}
 	if !p.Fresh {
 		g.fresh = t.guards[p.Point].fresh
 	}
@@ -215,16 +221,16 @@ func (t *Table) List(tenant string) []Guard {
 }
 
 // Verify checks that a receipt which came in under tenant is signed by the guard it
-// names and says what its signature covers.
-func (t *Table) Verify(tenant string, p events.ReceiptSigned) error {
+// names and says what its signature covers. It returns the guard's key as a JWK.
+func (t *Table) Verify(tenant string, p events.ReceiptSigned) (jwk string, err error) {
 	t.mu.Lock()
 	g, ok := t.guards[p.Point]
 	t.mu.Unlock()
 	switch {
 	case !ok:
-		return fmt.Errorf("verify receipt of %q: %w", p.Point, ErrUnknownGuard)
+		return "", fmt.Errorf("verify receipt of %q: %w", p.Point, ErrUnknownGuard)
 	case g.Tenant != tenant:
-		return fmt.Errorf("verify receipt of %q: %w", p.Point, ErrWrongTenant)
+		return "", fmt.Errorf("verify receipt of %q: %w", p.Point, ErrWrongTenant)
 	}
-	return guard.VerifyReceipt(p, g.key)
+	return g.jwk, guard.VerifyReceipt(p, g.key)
 }
