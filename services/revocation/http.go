@@ -18,7 +18,6 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/accept"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/ledger"
-	"github.com/lanyard-nhi/lanyard/services/revocation/internal/trace"
 	"go.uber.org/zap"
 )
 
@@ -41,8 +40,8 @@ func (r *revoker) http(env service.Env) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/revocations/preview", env.Authorize(service.ScopeRevoke, r.api(r.postPreview)))
 	mux.Handle("POST /v1/revocations", env.Authorize(service.ScopeRevoke, r.api(r.postRevocation)))
-	mux.Handle("GET /v1/revocations/{id}/receipts", env.Authorize(service.ScopeRead, r.api(r.getReceipts)))
 	mux.Handle("GET /v1/revocations/{id}", env.Authorize(service.ScopeRead, r.api(r.getRevocation)))
+	mux.Handle("GET /v1/revocations/{id}/receipts", env.Authorize(service.ScopeRead, r.api(r.getReceipts)))
 	mux.Handle("GET /v1/revocations", env.Authorize(service.ScopeRead, r.api(r.listRevocations)))
 	mux.Handle("GET /v1/guards", env.Authorize(service.ScopeRead, r.api(r.listGuards)))
 	mux.Handle("GET /v1/trace/{id}", env.Authorize(service.ScopeRead, r.api(r.getTrace)))
@@ -65,6 +64,7 @@ func (r *revoker) api(f func(w http.ResponseWriter, q *http.Request, caller toke
 			service.Problem(w, http.StatusUnauthorized, "missing_token", "nobody is known to have asked")
 			return
 		}
+		status, answer, err := f(w, q, caller)
 		if lines, ok := answer.(ndjson); ok && err == nil {
 			w.Header().Set("Content-Type", receipt.MediaType)
 			w.Header().Set("Cache-Control", "no-store")
@@ -72,7 +72,6 @@ func (r *revoker) api(f func(w http.ResponseWriter, q *http.Request, caller toke
 			_, _ = w.Write(lines) // whoever hung up has been told
 			return
 		}
-		status, answer, err := f(w, q, caller)
 		if err == nil {
 			service.JSON(w, status, answer)
 			return
@@ -270,23 +269,4 @@ func (r *revoker) listGuards(_ http.ResponseWriter, q *http.Request, caller toke
 		out = append(out, guardView{Guard: g, Present: g.Present(now)})
 	}
 	return http.StatusOK, out, nil
-}
-
-func (r *revoker) getTrace(_ http.ResponseWriter, q *http.Request, caller token.Claims) (int, any, error) {
-	ctx, cancel := context.WithTimeout(q.Context(), time.Minute)
-	defer cancel()
-	id := q.PathValue("id")
-	if len(id) > 256 {
-		return 0, nil, fmt.Errorf("%w: the id is longer than 256 bytes", errBadRequest)
-	}
-	if err := r.graph.Settle(ctx); err != nil {
-		r.log.Warn("graph does not catch up; the log is searched instead", zap.Error(err))
-	}
-	t := trace.Tracer{Log: r.bus, Graph: r.graph, Handle: r.names.Name,
-		May: func(tenant string) bool { return tenant == "" || tenant == caller.Tenant || service.Operator(caller) }}
-	a, err := t.Trace(ctx, id)
-	if errors.Is(err, trace.ErrUnknown) {
-		return 0, nil, &httpError{http.StatusNotFound, "unknown_credential", "nothing on the log is called so"}
-	}
-	return http.StatusOK, a, err
 }

@@ -1,6 +1,8 @@
 // Package trace tells whose credential it is and what it did, from the log: its
 // lineage up to the person who answers for it, and every call, exchange, derived
-// credential, denial and revocation. Only revocation imports it.
+// credential, denial and revocation. It traces tasks, delegations, identities,
+// revocations, managed secrets, alerts and single events the same way. Only
+// revocation imports it.
 package trace
 
 import (
@@ -19,7 +21,10 @@ import (
 )
 
 // ErrUnknown: nothing on the log is called so.
-var ErrUnknown = errors.New("no such credential")
+var ErrUnknown = errors.New("no such thing")
+
+// ErrBadQuery: the question makes no sense.
+var ErrBadQuery = errors.New("bad question")
 
 // Log is what a trace needs of the bus.
 type Log interface {
@@ -33,109 +38,151 @@ type Graph interface {
 	Names(ctx context.Context, handles ...string) (map[string]events.Named, error)
 }
 
-// Subject is the credential that was asked for.
+// Limit is the most lines of a timeline and the most descendants, unless the query
+// says less. Budget is how many records a trace reads.
+const (
+	Limit  = 2000
+	Budget = 1_000_000
+)
+
+// lookBack is how far the log is searched for a name when it is too large to be read
+// whole; recent how far back a thing that lives long is followed, unless told.
+const (
+	lookBack = 7 * 24 * time.Hour
+	recent   = 24 * time.Hour
+)
+
+// The kinds of subjects beside those of handles.
+const (
+	KindRevocation = "revocation"
+	KindSecret     = "secret"
+	KindEvent      = "event" // an alert is one
+)
+
+// Query is the question.
+type Query struct {
+	ID     string
+	Kind   string    // a kind of handle, or one of the above; empty: whatever is called ID
+	Tenant string    // of the thing; empty: the caller's, or wherever it is found
+	Since  time.Time // zero: from the credential's issue, for others a day ago
+	Limit  int       // 0: Limit
+}
+
+// Step is one credential of a chain, or below the subject. Of a credential that the
+// caller may not read nothing but Hidden is set.
+type Step struct {
+	Credential string              `json:"credential,omitempty"`
+	Tenant     string              `json:"tenant,omitempty"`
+	Identity   string              `json:"identity,omitempty"`
+	Owner      string              `json:"owner,omitempty"`
+	Feature    string              `json:"feature,omitempty"`
+	Task       string              `json:"task,omitempty"`
+	Purpose    string              `json:"purpose,omitempty"`
+	Parent     string              `json:"parent,omitempty"`
+	Delegation string              `json:"delegation,omitempty"`
+	Policy     string              `json:"policy,omitempty"`
+	Reasons    []string            `json:"policy_reasons,omitempty"`
+	Exceptions []string            `json:"exceptions,omitempty"`
+	Attested   *events.Attestation `json:"attested,omitempty"`
+	LaunchedBy *events.Attestation `json:"launched_by,omitempty"`
+	Audience   []string            `json:"audience,omitempty"`
+	Scope      []string            `json:"scope,omitempty"`
+	IssuedAt   time.Time           `json:"issued_at,omitzero"`
+	ExpiresAt  time.Time           `json:"expires_at,omitzero"`
+	Calls      int                 `json:"calls,omitzero"`  // made with it
+	Denied     int                 `json:"denied,omitzero"` // of those and of exchanges
+	LastCall   time.Time           `json:"last_call,omitzero"`
+	Revocation string              `json:"revocation,omitempty"` // the first that ended it
+	Hidden     bool                `json:"hidden,omitzero"`      // it belongs to a tenant the caller may not read
+
+	lineage []string
+}
+
+// Subject is what was asked for. Its Step is that of the credential, or as much of it
+// as is true of another thing.
 type Subject struct {
-	Credential  string    `json:"credential"`
-	TokenSHA256 string    `json:"token_sha256"`
-	Tenant      string    `json:"tenant"`
-	Identity    string    `json:"identity"`
-	Owner       string    `json:"owner"`
-	Feature     string    `json:"feature"`
-	Task        string    `json:"task"`
-	Parent      string    `json:"parent"`
-	Delegation  string    `json:"delegation"`
-	Policy      string    `json:"policy"`
-	KeyID       string    `json:"key_id"`
-	Audience    []string  `json:"audience"`
-	Scope       []string  `json:"scope"`
-	IssuedAt    time.Time `json:"issued_at"`
-	ExpiresAt   time.Time `json:"expires_at"`
+	Kind        string `json:"kind"`
+	ID          string `json:"id"`
+	Handle      string `json:"handle,omitempty"`
+	TokenSHA256 string `json:"token_sha256,omitempty"`
+	KeyID       string `json:"key_id,omitempty"`
+	Step
 }
 
 // Moment is one line of the timeline.
 type Moment struct {
 	Time    time.Time `json:"time"`
 	Type    string    `json:"type"`
-	Tenant  string    `json:"tenant"`
+	Tenant  string    `json:"tenant,omitempty"` // empty: of a tenant the caller may not read
 	Summary string    `json:"summary"`
-	Event   string    `json:"event"` // id
-}
-
-// Descendant is a credential derived from the subject.
-type Descendant struct {
-	Credential string    `json:"credential"`
-	Tenant     string    `json:"tenant"`
-	Identity   string    `json:"identity"`
-	Task       string    `json:"task"`
-	Parent     string    `json:"parent"`
-	ExpiresAt  time.Time `json:"expires_at"`
+	Event   string    `json:"event,omitempty"` // id
 }
 
 // Answer is a whole trace.
 type Answer struct {
-	Subject     Subject        `json:"subject"`
-	Lineage     []events.Named `json:"lineage"` // root first; things of other tenants show their handle only
-	Timeline    []Moment       `json:"timeline"`
-	Descendants []Descendant   `json:"descendants"`
-	Hidden      int            `json:"hidden"`    // events of tenants the caller may not read
-	Truncated   bool           `json:"truncated"` // there was more than Limit
+	Subject           Subject        `json:"subject"`
+	Lineage           []events.Named `json:"lineage"` // root first; things of other tenants show their handle only
+	Chain             []Step         `json:"chain"`   // credentials it was exchanged from, first one first
+	Timeline          []Moment       `json:"timeline"`
+	Descendants       []Step         `json:"descendants"`        // credentials below the subject
+	Hidden            int            `json:"hidden"`             // records of tenants the caller may not read
+	HiddenDescendants int            `json:"hidden_descendants"` // of those, credentials below the subject
+	Since             time.Time      `json:"since"`              // nothing before it was read
+	Read              int            `json:"read"`               // records
+	Truncated         bool           `json:"truncated"`          // there is more than is shown
+	Cut               string         `json:"cut,omitempty"`      // why, and what to do
 }
-
-// Limit is the most lines of a timeline, and the most descendants.
-const Limit = 2000
 
 // Tracer makes traces.
 type Tracer struct {
 	Log   Log
 	Graph Graph
-	// May reports whether the caller may read what belongs to a tenant ("": to none).
+	// May reports whether the caller may read what belongs to a tenant. Names that
+	// belong to none (issuers and keys) are shown to those for whom May("") is true, and
+	// to others where their own tenant's records have them.
 	May func(tenant string) bool
+	// Tenant is the caller's.
+	Tenant string
 	// Handle names a thing.
 	Handle func(kind lineage.Kind, tenant, id string) lineage.Handle
+	Now    func() time.Time
+	// Life is the longest life of a credential.
+	Life time.Duration
+	// Budget is how many records are read; 0: the constant.
+	Budget int
 }
 
-// Trace traces a credential by its jti or its token's SHA-256 in hex. The error
-// wraps ErrUnknown when there is none that the caller may know of.
-func (t Tracer) Trace(ctx context.Context, id string) (Answer, error) {
-	rec, err := t.Graph.Credential(ctx, id)
-	if err != nil {
-		if rec, err = t.scan(ctx, id); err != nil {
-			return Answer{}, err
-		}
+// Trace answers a query. The error wraps ErrUnknown when there is nothing that the
+// caller may know of, ErrBadQuery when the query is senseless.
+func (t Tracer) Trace(ctx context.Context, q Query) (Answer, error) {
+	if t.Budget == 0 {
+		t.Budget = Budget
 	}
-	if !t.May(rec.Tenant) {
-		return Answer{}, fmt.Errorf("trace: %w", ErrUnknown)
+	if q.Limit <= 0 || q.Limit > Limit {
+		q.Limit = Limit
 	}
-	a := Answer{Subject: subject(rec), Timeline: []Moment{}, Descendants: []Descendant{}}
-	if a.Lineage, err = t.lineage(ctx, rec); err != nil {
-		return Answer{}, err
+	a := Answer{Timeline: []Moment{}, Descendants: []Step{}, Chain: []Step{}, Lineage: []events.Named{}}
+	w := &walk{Tracer: t, query: q, answer: &a, under: map[string]*Step{}, hit: map[string]bool{}, ours: map[string]bool{}, left: t.Budget,
+		names: map[string]events.Named{}, foreign: map[string]bool{}}
+	if err := w.find(ctx); err != nil {
+		return Answer{}, fmt.Errorf("trace: %w", err)
 	}
-	w := walk{Tracer: t, answer: &a, rec: rec, own: t.Handle(lineage.KindCredential, rec.Tenant, rec.CredentialIssued.Credential).String()}
 	if err := w.run(ctx); err != nil {
-		return Answer{}, err
+		return Answer{}, fmt.Errorf("trace: %w", err)
+	}
+	if err := w.finish(ctx); err != nil {
+		return Answer{}, fmt.Errorf("trace: %w", err)
 	}
 	slices.SortStableFunc(a.Timeline, func(x, y Moment) int { return cmp.Or(x.Time.Compare(y.Time), cmp.Compare(x.Event, y.Event)) })
+	a.Read = t.Budget - w.left
 	return a, nil
 }
 
-// scan looks for a credential in the log.
-func (t Tracer) scan(ctx context.Context, id string) (graph.Record, error) {
-	for st, err := range t.Log.Read(ctx, bus.StreamLog, events.LogSubject("*", "credential", "issued", "*"), 1) {
-		if err != nil {
-			return graph.Record{}, fmt.Errorf("look for credential in log: %w", err)
-		}
-		p, err := events.As[events.CredentialIssued](st.Event)
-		if err == nil && (p.Credential == id || p.TokenSHA256 == id) {
-			return graph.Record{Tenant: events.Tenant(st.Event), CredentialIssued: p}, nil
-		}
-	}
-	return graph.Record{}, fmt.Errorf("trace: %w", ErrUnknown)
-}
-
-func subject(r graph.Record) Subject {
-	s := Subject{Credential: r.CredentialIssued.Credential, TokenSHA256: r.TokenSHA256, Tenant: r.Tenant, Identity: r.Identity, Task: r.Task,
-		Parent: r.Parent, Delegation: r.Delegation, Policy: r.Policy, KeyID: r.KeyID, Audience: r.Audience, Scope: r.Scope,
-		IssuedAt: r.IssuedAt, ExpiresAt: r.ExpiresAt}
+// step is what a caller who may read the record's tenant sees of a credential.
+func step(r graph.Record) Step {
+	s := Step{Credential: r.CredentialIssued.Credential, Tenant: r.Tenant, Identity: r.Identity, Task: r.Task, Parent: r.Parent, Delegation: r.Delegation,
+		Policy: r.Policy, Reasons: r.Reasons, Exceptions: r.Exceptions, Audience: r.Audience, Scope: r.Scope,
+		IssuedAt: r.IssuedAt, ExpiresAt: r.ExpiresAt, lineage: r.Lineage}
 	for _, n := range r.Names { // the last is the nearest
 		switch lineage.Kind(n.Kind) {
 		case lineage.KindOwner:
@@ -144,26 +191,14 @@ func subject(r graph.Record) Subject {
 			s.Feature = n.ID
 		}
 	}
-	return s
-}
-
-// lineage names the handles the caller may know the names of.
-func (t Tracer) lineage(ctx context.Context, r graph.Record) ([]events.Named, error) {
-	names := map[string]events.Named{}
-	if found, err := t.Graph.Names(ctx, r.Lineage...); err == nil {
-		names = found
-	}
-	for _, n := range r.Names {
-		names[n.Handle] = n
-	}
-	out := make([]events.Named, len(r.Lineage))
-	for i, h := range r.Lineage {
-		out[i] = events.Named{Handle: h}
-		if n, ok := names[h]; ok && t.May(n.Tenant) {
-			out[i] = n
+	if c := r.Context; c != nil {
+		s.Owner, s.Feature = cmp.Or(c.Owner, s.Owner), cmp.Or(c.Feature, s.Feature)
+		s.Purpose, s.LaunchedBy = c.Purpose, c.LaunchedBy
+		if c.Attestation.Issuer != "" {
+			s.Attested = &c.Attestation
 		}
 	}
-	return out, nil
+	return s
 }
 
 // seek finds the first sequence of what was stored at or after a time, by halving.
