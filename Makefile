@@ -6,7 +6,7 @@ export GOFLAGS ?= -buildvcs=false
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build race race-short vet lint lint-short fuzz bench up dev test-redis test-processes test-issue-race images schemas ci clean
+.PHONY: help demo test build race race-short vet lint lint-short fuzz bench evaluate up dev test-redis test-processes test-issue-race images schemas ci clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ fuzz: ## fuzz every decoder, FUZZTIME each (default 10s)
 
 bench: $(BIN)/lanyard ## measure against the limits (BENCHMARKS.md says what)
 	$(BIN)/lanyard bench all
+
+evaluate: $(BIN)/lanyard ## measure detection against its gates (DATA, default ../shared/data)
+	@mkdir -p dist
+	$(BIN)/lanyard evaluate --data $(or $(DATA),../shared/data) --out dist/evaluation.json
 
 schemas: ## generate schemas/asyncapi.yaml from the catalogue
 	cd events && $(GO) test . -run TestAsyncAPI -update

@@ -21,6 +21,8 @@ type Options struct {
 	AutoRevoke bool
 	// MaxDepth is the longest delegation chain that policy allows. Default 4.
 	MaxDepth int
+	// Thresholds of the detectors; nil is detect.DefaultConfig.
+	Thresholds *detect.Config
 	// Expected finds the alert whose mark says that the suspect is expected. It must
 	// depend on nothing but what was given to it in the order of the log. Nil: nothing is.
 	Expected func(Suspect) (alert string, ok bool)
