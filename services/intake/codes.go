@@ -5,7 +5,7 @@ import (
 	"net/http"
 
 	"github.com/lanyard-nhi/lanyard/events"
-	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
+	"github.com/lanyard-nhi/lanyard/services/intake/adapter"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/wire"
 )
 
@@ -25,7 +25,9 @@ var codes = []struct {
 }{
 	{wire.ErrBodySize, "too_large", http.StatusRequestEntityTooLarge},
 	{wire.ErrTooMany, "too_many", http.StatusRequestEntityTooLarge},
-	{cloudtrail.ErrTooMany, "too_many", http.StatusRequestEntityTooLarge},
+	{adapter.ErrTooMany, "too_many", http.StatusRequestEntityTooLarge},
+	{adapter.ErrTime, "implausible_time", http.StatusUnprocessableEntity},
+	{adapter.ErrNotStored, "object_not_fetched", http.StatusUnprocessableEntity},
 	{wire.ErrEncoding, "bad_encoding", http.StatusBadRequest},
 	{wire.ErrBroken, "incomplete_body", http.StatusBadRequest},
 	{errNotAdmitted, "type_not_admitted", http.StatusForbidden},

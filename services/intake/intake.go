@@ -1,5 +1,6 @@
 // Package intake is the HTTP door for products: it takes CloudEvents in every mode of
-// the HTTP binding, and raw AWS CloudTrail records, and stores them on the bus.
+// the HTTP binding, and the raw records of audit logs and agent runtimes (see package
+// adapter), and stores them on the bus.
 //
 // "Accepted" means durable: the bus has acknowledged it. What is refused leaves one
 // dead letter with the reason and nothing else. When the bus cannot be reached
@@ -10,12 +11,17 @@ package intake
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/adapter"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +55,8 @@ type server struct {
 	wait  time.Duration // for the bus
 	slots chan struct{}
 	taken *prometheus.CounterVec
+	table []adapter.Adapter
+	key   []byte // of the hashes in the place of arguments
 
 	recent *recent
 }
@@ -67,10 +75,15 @@ func build(env service.Env, wait time.Duration) (service.Service, error) {
 		limit:  cmp.Or(env.Config.Intake.MaxBody, defaultBody),
 		slots:  make(chan struct{}, maxRequests),
 		recent: newRecent(recentMax),
+		table:  adapter.Table(),
 		taken: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lanyard_intake_events_total",
-			Help: "Events that arrived over HTTP, by result: accepted, or the code of the refusal.",
-		}, []string{"result"}),
+			Help: "Events and records that arrived, by what they were sent as and by result: accepted, skipped, or the code of the refusal.",
+		}, []string{"source", "result"}),
+	}
+	var err error
+	if s.key, err = hashKey(env); err != nil {
+		return service.Service{}, fmt.Errorf("build intake: %w", err)
 	}
 	if env.Metrics != nil {
 		if err := env.Metrics.Register(s.taken); err != nil {
@@ -95,14 +108,16 @@ func admitted() []string {
 
 func (s *server) routes(authorize func(scope string, h http.Handler) http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /v1/events", authorize(service.ScopeIntake, s.door(s.events)))
-	mux.Handle("POST /v1/cloudtrail", authorize(service.ScopeIntake, s.door(s.cloudtrail)))
+	mux.Handle("POST /v1/events", authorize(service.ScopeIntake, s.door("events", s.events)))
+	for _, a := range s.table {
+		mux.Handle("POST /v1/"+a.Name, authorize(service.ScopeIntake, s.door(a.Name, s.records(a))))
+	}
 	return mux
 }
 
-// door does what both endpoints have in common: it finds the caller and the tenant,
+// door does what all endpoints have in common: it finds the caller and the tenant,
 // bounds how many bodies are in memory, and answers for what take made of them.
-func (s *server) door(take func(http.ResponseWriter, *http.Request, sender) (batch, error)) http.Handler {
+func (s *server) door(source string, take func(http.ResponseWriter, *http.Request, sender) (batch, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		claims, ok := service.Caller(r.Context())
 		if !ok {
@@ -120,7 +135,7 @@ func (s *server) door(take func(http.ResponseWriter, *http.Request, sender) (bat
 		case <-r.Context().Done():
 			return
 		}
-		from := sender{claims: claims, tenant: tenant, path: r.URL.Path}
+		from := sender{claims: claims, tenant: tenant, path: r.URL.Path, source: source}
 		b, err := take(w, r, from)
 		if err != nil {
 			s.refuseWhole(w, r, from, b.body, err)
@@ -146,15 +161,15 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, from sender, b b
 		s.unavailable(w, from, err)
 		return
 	}
-	s.count(b)
+	s.count(from.source, b)
 	s.log.Info("events taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
-		zap.String("path", from.path), zap.Int("accepted", len(b.accepted)), zap.Int("refused", len(b.refused)))
+		zap.String("path", from.path), zap.Int("accepted", len(b.accepted)), zap.Int("refused", len(b.refused)), zap.Int("skipped", b.skipped))
 	if b.single && len(b.refused) == 1 {
 		err := b.refused[0].err
 		service.Problem(w, status(err), code(err), err.Error())
 		return
 	}
-	out := Result{Accepted: len(b.accepted), Refused: []Refusal{}}
+	out := Result{Accepted: len(b.accepted), Refused: []Refusal{}, Skipped: b.skipped}
 	for _, x := range b.refused {
 		out.Refused = append(out.Refused, Refusal{Index: x.index, ID: x.id, Code: code(x.err), Reason: x.err.Error()})
 	}
@@ -169,7 +184,7 @@ func (s *server) refuseWhole(w http.ResponseWriter, r *http.Request, from sender
 		s.unavailable(w, from, buryErr)
 		return
 	}
-	s.taken.WithLabelValues(code(err)).Inc()
+	s.taken.WithLabelValues(from.source, code(err)).Inc()
 	s.log.Info("request refused", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
 		zap.String("path", from.path), zap.String("code", code(err)), zap.Error(err))
 	service.Problem(w, status(err), code(err), err.Error())
@@ -182,16 +197,40 @@ func (s *server) unavailable(w http.ResponseWriter, from sender, err error) {
 	if errors.Is(err, bus.ErrUnknownOutcome) {
 		result = "unknown_outcome"
 	}
-	s.taken.WithLabelValues(result).Inc()
+	s.taken.WithLabelValues(from.source, result).Inc()
 	s.log.Warn("events not taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
 		zap.String("path", from.path), zap.Error(err))
 	w.Header().Set("Retry-After", "2")
 	service.Problem(w, http.StatusServiceUnavailable, result, "the bus did not confirm the events; send the same events again, with the same ids")
 }
 
-func (s *server) count(b batch) {
-	s.taken.WithLabelValues("accepted").Add(float64(len(b.accepted)))
+func (s *server) count(source string, b batch) {
+	s.taken.WithLabelValues(source, "accepted").Add(float64(len(b.accepted)))
+	s.taken.WithLabelValues(source, "skipped").Add(float64(b.skipped))
 	for _, x := range b.refused {
-		s.taken.WithLabelValues(code(x.err)).Inc()
+		s.taken.WithLabelValues(source, code(x.err)).Inc()
 	}
+}
+
+// hashKey is the key of the hashes in the place of arguments. It derives from the seed
+// with which intake signs in at the bus, which every process of intake has and nobody
+// else; a new seed makes equal arguments look unequal once. Without keys it is good for
+// this process only.
+func hashKey(env service.Env) ([]byte, error) {
+	if env.Keys == nil {
+		key := make([]byte, sha256.Size)
+		if _, err := io.ReadFull(cmp.Or[io.Reader](env.Rand, rand.Reader), key); err != nil {
+			return nil, fmt.Errorf("make key of argument hashes: %w", err)
+		}
+		return key, nil
+	}
+	seed, err := env.Keys.NkeySeed(Name)
+	if err != nil {
+		return nil, fmt.Errorf("make key of argument hashes: %w", err)
+	}
+	key, err := hkdf.Key(sha256.New, seed, nil, "lanyard intake arguments", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("make key of argument hashes: %w", err)
+	}
+	return key, nil
 }

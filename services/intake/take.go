@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -14,7 +15,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/token"
-	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
+	"github.com/lanyard-nhi/lanyard/services/intake/adapter"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/wire"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
@@ -24,6 +25,7 @@ import (
 type Result struct {
 	Accepted int       `json:"accepted"` // durable; repeats of one event count each time
 	Refused  []Refusal `json:"refused"`
+	Skipped  int       `json:"skipped,omitempty"` // in order, but states no act of an identity
 }
 
 // Refusal says why one event was not accepted.
@@ -39,6 +41,7 @@ type sender struct {
 	claims token.Claims
 	tenant string
 	path   string
+	source string // what was sent: "events", or the name of an adapter
 }
 
 // refused is one event or record that is not accepted.
@@ -53,6 +56,7 @@ type refused struct {
 type batch struct {
 	single   bool // one event, whose refusal is the whole answer
 	accepted []events.Event
+	skipped  int // in order, but no act of an identity
 	refused  []refused
 	body     []byte // what was read, when nothing could be decided
 }
@@ -81,27 +85,40 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, from sender) (ba
 	return b, nil
 }
 
-// cloudtrail takes raw CloudTrail records.
-func (s *server) cloudtrail(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
-	if err := recordsType(r.Header); err != nil {
-		return batch{}, err
+// records takes the raw records of an adapter's source.
+func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Request, sender) (batch, error) {
+	return func(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
+		if err := recordsType(r.Header); err != nil {
+			return batch{}, err
+		}
+		body, err := wire.ReadBody(w, r, s.limit, true)
+		if err != nil {
+			return batch{}, err
+		}
+		b, err := s.read(a, body, from)
+		if err != nil {
+			return batch{body: body}, err
+		}
+		return b, nil
 	}
-	body, err := wire.ReadBody(w, r, s.limit, true)
+}
+
+// read decides on every record of a body.
+func (s *server) read(a adapter.Adapter, body []byte, from sender) (batch, error) {
+	items, err := a.Read(adapter.Input{Body: body, Tenant: from.tenant, Seen: s.now(), Limit: maxItems, Key: s.key})
 	if err != nil {
 		return batch{}, err
-	}
-	records, err := cloudtrail.Split(body, maxItems)
-	if err != nil {
-		return batch{body: body}, err
 	}
 	var b batch
-	seen := s.now()
-	for i, raw := range records {
-		e, err := cloudtrail.Event(raw, from.tenant, seen)
-		if err == nil {
-			err = s.admit(e, from)
+	for i, it := range items {
+		if errors.Is(it.Err, adapter.ErrSkip) {
+			b.skipped++
+			continue
 		}
-		b.add(i, raw, e, err)
+		if it.Err == nil {
+			it.Err = s.admit(it.Event, from)
+		}
+		b.add(i, it.Raw, it.Event, it.Err)
 	}
 	return b, nil
 }
@@ -115,7 +132,7 @@ func recordsType(h http.Header) error {
 	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err == nil {
 		switch mediaType {
-		case "application/json", "application/x-ndjson", "application/jsonl", "application/gzip", "application/x-gzip", "application/octet-stream":
+		case "application/json", "application/x-ndjson", "application/jsonl", "application/gzip", "application/x-gzip", "application/octet-stream", "text/plain":
 			return nil
 		}
 	}
@@ -135,6 +152,9 @@ func (b *batch) add(index int, text []byte, e events.Event, err error) {
 
 // admit checks what the decoder cannot know: the caller's rights and the clock.
 func (s *server) admit(e events.Event, from sender) error {
+	if e.Time().Year() < 2000 {
+		return fmt.Errorf("admit event: %w: it is in the year %d; events before 2000 come from a clock that was not set", adapter.ErrTime, e.Time().Year())
+	}
 	info, _ := events.Lookup(e.Type())
 	if info.Channel != events.ChannelIn {
 		return fmt.Errorf("admit event: %w: %s", errNotAdmitted, e.Type())
@@ -245,7 +265,7 @@ func letter(x refused, from sender) []byte {
 
 // peekID finds the id of a refused text for the answer, as far as it can be read.
 func peekID(text []byte) string {
-	if len(text) > cloudtrail.MaxRecord {
+	if len(text) > adapter.MaxRecord {
 		return ""
 	}
 	var v struct {

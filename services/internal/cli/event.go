@@ -8,13 +8,16 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
+	"github.com/lanyard-nhi/lanyard/services/intake/adapter"
 	"github.com/spf13/cobra"
 )
 
 // sent is intake's answer.
 type sent struct {
 	Accepted int `json:"accepted"`
+	Skipped  int `json:"skipped,omitempty"`
 	Refused  []struct {
 		Index  int    `json:"index"`
 		ID     string `json:"id"`
@@ -28,10 +31,12 @@ func eventCommand(o *options) *cobra.Command {
 	var tenant, as string
 	send := &cobra.Command{
 		Use: "send FILE|-", Short: "Send CloudEvents, or audit records, for a tenant", Args: exactArgs(1, "FILE or '-'"),
-		Long: `Sends one CloudEvent (structured JSON), a JSON array of them, or with --as cloudtrail
-raw CloudTrail records, gzip or not. Prints what was accepted (durable) and what was
-refused, with the reason. Exits 3 when anything was refused; refused items are dead
-letters.`,
+		Long: `Sends one CloudEvent (structured JSON), a JSON array of them, or with --as NAME the raw
+records of an audit log or agent runtime, gzip or not:
+
+` + sources() + `
+Prints what was accepted (durable) and what was refused, with the reason. Exits 3 when
+anything was refused; refused items are dead letters.`,
 		Example: "  lanyard event send declared.json --tenant acme\n  lanyard event send records.json.gz --as cloudtrail --tenant acme",
 		RunE: func(c *cobra.Command, args []string) error {
 			in := c.InOrStdin()
@@ -57,10 +62,11 @@ letters.`,
 				if t := bytes.TrimSpace(b); len(t) > 0 && t[0] == '[' {
 					contentType = "application/cloudevents-batch+json"
 				}
-			case "cloudtrail":
-				path, contentType = "/v1/cloudtrail", "application/json"
 			default:
-				return usage("--as %s: want events or cloudtrail", as)
+				if _, ok := adapter.Find(adapter.Table(), as); !ok {
+					return usage("--as %s: want events or one of %s", as, strings.Join(sourceNames(), ", "))
+				}
+				path, contentType = "/v1/"+as, "application/json"
 			}
 			q := url.Values{}
 			if tenant != "" {
@@ -70,9 +76,26 @@ letters.`,
 		},
 	}
 	send.Flags().StringVar(&tenant, "tenant", "", "tenant the events belong to (operators; others send for their own)")
-	send.Flags().StringVar(&as, "as", "events", "what the file holds: events or cloudtrail")
+	send.Flags().StringVar(&as, "as", "events", "what the file holds: events, or the name of a source")
 	c.AddCommand(send)
 	return c
+}
+
+// sources lists what --as knows, a line each.
+func sources() string {
+	var b strings.Builder
+	for _, a := range adapter.Table() {
+		fmt.Fprintf(&b, "  %-12s %s\n", a.Name, a.Title)
+	}
+	return b.String()
+}
+
+func sourceNames() []string {
+	var names []string
+	for _, a := range adapter.Table() {
+		names = append(names, a.Name)
+	}
+	return names
 }
 
 // sendEvents posts b to intake and shows what became of it.
@@ -91,7 +114,11 @@ func (a *api) sendEvents(c *cobra.Command, o *options, path string, q url.Values
 			return err
 		}
 	} else {
-		fmt.Fprintf(c.OutOrStdout(), "%d accepted, %d refused\n", s.Accepted, len(s.Refused))
+		fmt.Fprintf(c.OutOrStdout(), "%d accepted, %d refused", s.Accepted, len(s.Refused))
+		if s.Skipped > 0 {
+			fmt.Fprintf(c.OutOrStdout(), ", %d skipped (they state no act of an identity)", s.Skipped)
+		}
+		fmt.Fprintln(c.OutOrStdout())
 		for _, r := range s.Refused {
 			fmt.Fprintf(c.OutOrStdout(), "  item %d (id %s): %s: %s\n", r.Index, clean(or(r.ID, "-")), clean(r.Code), clean(r.Reason))
 		}

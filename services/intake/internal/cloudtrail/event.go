@@ -3,54 +3,46 @@ package cloudtrail
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 )
 
-// Event is the neutral event of one raw record: its id is eventID, its time is
-// eventTime, its source "aws:cloudtrail:" and the recipient account. tenant is the
-// tenant on whose behalf the record arrived at time seen. Every error wraps one of
-// the errors of package events.
-func Event(raw []byte, tenant string, seen time.Time) (events.Event, error) {
+// Read makes one raw record neutral: its id is eventID, its time is eventTime, its
+// source "aws:cloudtrail:" and the recipient account. Every error wraps one of the
+// errors of packages events and neutral.
+func Read(raw []byte, _ neutral.Context) (neutral.Record, error) {
 	r, err := parse(raw)
 	if err != nil {
-		return events.Event{}, fmt.Errorf("read CloudTrail record: %w", err)
+		return neutral.Record{}, fmt.Errorf("read CloudTrail record: %w", err)
 	}
-	e, err := r.event(tenant, seen)
+	n, err := r.neutral()
 	if err != nil {
-		return events.Event{}, fmt.Errorf("read CloudTrail record %.64q: %w", r.EventID, err)
+		return neutral.Record{}, fmt.Errorf("read CloudTrail record %.64q: %w", r.EventID, err)
 	}
-	return e, nil
+	return n, nil
 }
 
-func (r record) event(tenant string, seen time.Time) (events.Event, error) {
-	at, err := r.at()
+func (r record) neutral() (neutral.Record, error) {
+	at, err := neutral.Time("eventTime", r.EventTime)
 	if err != nil {
-		return events.Event{}, err
+		return neutral.Record{}, err
 	}
 	a, err := r.activity()
 	if err != nil {
-		return events.Event{}, err
-	}
-	observed := seen.UTC()
-	a.ObservedTime = &observed
-	var p events.Payload = events.APICalled{Activity: a}
-	if exchanges[a.Action] {
-		p = events.TokenExchanged{Activity: a}
+		return neutral.Record{}, err
 	}
 	account := cmp.Or(r.RecipientAccountID, r.account())
 	if !accountPattern.MatchString(account) {
 		account = "unknown"
 	}
-	e, err := events.New(events.Origin{Source: "aws:cloudtrail:" + account, Tenant: tenant, Time: at, ID: r.EventID}, p)
-	if err != nil {
-		return events.Event{}, fmt.Errorf("%w: %w", events.ErrSchema, err)
+	n := neutral.Record{ID: r.EventID, Time: at, Source: "aws:cloudtrail:" + account, Activity: a}
+	if exchanges[a.Action] {
+		n.Form = neutral.Exchange
 	}
-	return e, events.Validate(e)
+	return n, nil
 }
 
 var accountPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
@@ -70,57 +62,41 @@ func (r record) activity() (events.Activity, error) {
 	service, _, _ = strings.Cut(service, ".")
 	action := service + ":" + dateSuffix.ReplaceAllString(r.EventName, "")
 	a := events.Activity{
-		Identity:       identifier(who),
+		Identity:       who,
 		IdentityKind:   r.kind(),
-		IdentityTenant: identifier(r.account()),
-		Credential:     identifier(r.UserIdentity.AccessKeyID),
-		Session:        text(r.session(), 256),
+		IdentityTenant: r.account(),
+		Credential:     r.UserIdentity.AccessKeyID,
+		Session:        r.session(),
 		Delegation:     r.delegation(),
-		VPCEndpoint:    text(r.VPCEndpointID, 256),
-		UserAgent:      text(family(r.UserAgent), 512),
-		Workload:       text(r.workload(), 512),
-		Destination:    text(service+"@"+r.Region, 512),
-		Action:         text(action, 256),
+		VPCEndpoint:    r.VPCEndpointID,
+		UserAgent:      neutral.Family(r.UserAgent),
+		Workload:       r.workload(),
+		Destination:    service + "@" + r.Region,
+		Action:         action,
 		ActionClass:    class(action, truth(r.ReadOnly)),
-		Resource:       text(r.resource(), 1024),
-		ResourceTenant: identifier(r.resourceAccount()),
-		Target:         identifier(r.target(action)),
-		MintedID:       identifier(r.minted()),
+		Resource:       r.resource(),
+		ResourceTenant: r.resourceAccount(),
+		Target:         r.target(action),
+		MintedID:       r.minted(),
 		Interactive:    r.interactive(),
 		Bytes:          r.bytes(),
 		Count:          r.count(),
 	}
 	a.SourceIP, a.SourceService = r.from()
 	a.Outcome, a.Error = r.outcome()
-	a.Error = text(a.Error, 1024)
 	return a, nil
 }
 
 // dateSuffix is what Lambda puts behind its action names, as in "AddPermission20150331v2".
 var dateSuffix = regexp.MustCompile(`20\d{6}(v\d+)?$`)
 
-// from tells an address from the service name that may stand in its place, which
-// happens for calls that a service makes in the caller's name. The published
-// records have addresses with leading zeros; they are read as decimal.
+// from tells an address from the service that made the call in the caller's name.
 func (r record) from() (address, service string) {
-	s := strings.TrimSpace(r.SourceIP)
-	if addr, err := netip.ParseAddr(plain(s)); err == nil {
-		return addr.WithZone("").Unmap().String(), ""
+	address, service = neutral.From(r.SourceIP)
+	if address == "" {
+		service = cmp.Or(service, r.UserIdentity.InvokedBy)
 	}
-	return "", text(cmp.Or(s, r.UserIdentity.InvokedBy), 256)
-}
-
-func plain(s string) string {
-	parts := strings.Split(s, ".")
-	if len(parts) != 4 {
-		return s
-	}
-	for i, p := range parts {
-		if p != "" {
-			parts[i] = cmp.Or(strings.TrimLeft(p, "0"), "0")
-		}
-	}
-	return strings.Join(parts, ".")
+	return address, service
 }
 
 // outcome is what became of the call, and the source's error.
@@ -133,21 +109,12 @@ func (r record) outcome() (events.Outcome, string) {
 		return events.OutcomeSuccess, ""
 	}
 	switch {
-	case holds(r.ErrorCode, "Denied", "Unauthorized", "NotAuthorized", "Forbidden"), look(r.ResponseElements, "ConsoleLogin") == "Failure":
+	case neutral.Holds(r.ErrorCode, "Denied", "Unauthorized", "NotAuthorized", "Forbidden"), look(r.ResponseElements, "ConsoleLogin") == "Failure":
 		return events.OutcomeDenied, code
-	case holds(r.ErrorCode, "Throttl", "SlowDown", "TooManyRequests", "RequestLimitExceeded"):
+	case neutral.Holds(r.ErrorCode, "Throttl", "SlowDown", "TooManyRequests", "RequestLimitExceeded"):
 		return events.OutcomeThrottled, code
 	}
 	return events.OutcomeError, code
-}
-
-func holds(s string, words ...string) bool {
-	for _, w := range words {
-		if strings.Contains(s, w) {
-			return true
-		}
-	}
-	return false
 }
 
 // interactive reports whether a person was at the console. A call that AWS makes
@@ -160,25 +127,11 @@ func (r record) interactive() bool {
 	if _, service := r.from(); service != "" {
 		return false
 	}
-	switch family(r.UserAgent) {
+	switch neutral.Family(r.UserAgent) {
 	case "console.amazonaws.com", "signin.amazonaws.com", "Mozilla":
 		return true
 	}
 	return false
-}
-
-var uuidSuffix = regexp.MustCompile(`[_-][0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
-
-// family is the name of the client without brackets, versions and run ids.
-func family(agent string) string {
-	s := strings.Trim(strings.TrimSpace(agent), "[]")
-	if i := strings.IndexAny(s, "/ ;,("); i > 0 {
-		if s == "AWS Internal" {
-			return s
-		}
-		s = s[:i]
-	}
-	return uuidSuffix.ReplaceAllString(s, "")
 }
 
 // bytes is how much was moved, when the record says so.

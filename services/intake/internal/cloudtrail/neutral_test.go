@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 	"github.com/lanyard-nhi/lanyard/services/intake/sample"
 )
 
-// neutral is a record in the form of the evaluation data.
-type neutral struct {
+// form is a record in the form of the evaluation data.
+type form struct {
 	ID             string `json:"id"`
 	Time           string `json:"time"`
 	Identity       string `json:"identity"`
@@ -70,6 +71,11 @@ func sampleRecords(t testing.TB, f func(file string, raw []byte)) {
 	}
 }
 
+func address(s string) string {
+	a, _ := neutral.From(s)
+	return a
+}
+
 // TestNeutralForm compares every record of the sample with its independently made
 // neutral form, field by field.
 func TestNeutralForm(t *testing.T) {
@@ -81,11 +87,11 @@ func TestNeutralForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]neutral{}
+	want := map[string]form{}
 	lines := bufio.NewScanner(z)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var n neutral
+		var n form
 		if err := json.Unmarshal(lines.Bytes(), &n); err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +119,7 @@ func TestNeutralForm(t *testing.T) {
 			{"time", e.Time().Format(time.RFC3339), n.Time},
 			{"identity", a.Identity, n.Identity}, {"identity_tenant", a.IdentityTenant, n.IdentityTenant},
 			{"credential", a.Credential, n.Credential}, {"session", a.Session, n.Session},
-			{"source_ip", a.SourceIP, plain(n.SourceIP)}, {"source_service", a.SourceService, n.SourceService},
+			{"source_ip", a.SourceIP, address(n.SourceIP)}, {"source_service", a.SourceService, n.SourceService},
 			{"user_agent", a.UserAgent, n.UserAgent}, {"workload", a.Workload, n.Workload}, {"vpce", a.VPCEndpoint, n.VPCE},
 			{"destination", a.Destination, n.Destination}, {"action", a.Action, n.Action}, {"resource", a.Resource, n.Resource},
 			{"resource_tenant", a.ResourceTenant, n.ResourceTenant}, {"outcome", string(a.Outcome), n.Outcome}, {"error", a.Error, n.Error},

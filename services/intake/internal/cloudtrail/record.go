@@ -1,14 +1,12 @@
 package cloudtrail
 
 import (
-	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	json "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 )
 
 // record is the part of a CloudTrail record that is used (record format 1.11).
@@ -69,21 +67,19 @@ type resource struct {
 }
 
 // parse reads one record. Members it does not know are skipped, doubled ones are
-// refused.
+// refused, and what only names a file of records says so.
 func parse(raw []byte) (record, error) {
 	var r record
-	if len(raw) > MaxRecord {
-		return r, fmt.Errorf("%w: a record of %d bytes, at most %d are read", events.ErrTooLarge, len(raw), MaxRecord)
+	if err := neutral.Size(raw); err != nil {
+		return r, err
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
-		var syntax *jsontext.SyntacticError
-		switch {
-		case errors.Is(err, jsontext.ErrDuplicateName):
-			return r, fmt.Errorf("%w: %w", events.ErrDuplicateMember, err)
-		case errors.As(err, &syntax):
-			return r, fmt.Errorf("%w: %w", events.ErrMalformed, err)
+		return r, neutral.JSONError(err)
+	}
+	if r.EventID == "" {
+		if err := notification(raw); err != nil {
+			return r, err
 		}
-		return r, fmt.Errorf("%w: %w", events.ErrSchema, err)
 	}
 	for _, m := range []struct{ name, value string }{
 		{"eventID", r.EventID}, {"eventTime", r.EventTime}, {"eventSource", r.EventSource}, {"eventName", r.EventName},
@@ -93,20 +89,6 @@ func parse(raw []byte) (record, error) {
 		}
 	}
 	return r, nil
-}
-
-// at is the event time. Some pipelines write a space for the T and leave out the Z.
-func (r record) at() (time.Time, error) {
-	s := strings.Replace(r.EventTime, " ", "T", 1)
-	if strings.ContainsAny(s, ", ") {
-		return time.Time{}, fmt.Errorf("%w: eventTime is not a timestamp", events.ErrSchema)
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
-		if t, err := time.Parse(layout, s); err == nil && t.Year() >= 2000 && t.Year() <= 9999 {
-			return t.UTC(), nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%w: eventTime is not a timestamp", events.ErrSchema)
 }
 
 // look finds a string in free-form JSON by its path; "0" steps into an array's first

@@ -2,13 +2,11 @@ package cloudtrail
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 )
 
 // who is the identity that acted. For a session it is what the session was made
@@ -77,10 +75,7 @@ func (r record) session() string {
 	return u.ARN[strings.LastIndexByte(u.ARN, '/')+1:]
 }
 
-var (
-	instance = regexp.MustCompile(`^i-[0-9a-zA-Z]+$`)
-	digits   = regexp.MustCompile(`[0-9]+`)
-)
+var instance = regexp.MustCompile(`^i-[0-9a-zA-Z]+$`)
 
 // workload is what ran with the credential. A session name with a timestamp in it
 // would be a new workload each time, so digits are masked; a person's e-mail
@@ -91,7 +86,7 @@ func (r record) workload() string {
 	case r.UserIdentity.SessionContext.EC2RoleDelivery != "", instance.MatchString(s):
 		return "ec2-role"
 	case s != "" && !strings.Contains(s, "@"):
-		return "session-name:" + digits.ReplaceAllString(s, "#")
+		return "session-name:" + neutral.Masked(s)
 	}
 	return r.UserIdentity.InvokedBy
 }
@@ -103,35 +98,5 @@ func (r record) delegation() []events.Party {
 	if who == "" || !events.ValidTenant(account) {
 		return nil
 	}
-	return []events.Party{{Tenant: account, Identity: identifier(who)}}
-}
-
-// identifier makes s fit for an id: printable ASCII of at most 256 characters.
-// Other bytes become %XX; what is too long ends in a hash of the whole.
-func identifier(s string) string {
-	const limit, hexdig = 256, "0123456789ABCDEF"
-	s = strings.TrimSpace(s)
-	var b strings.Builder
-	for i := range len(s) {
-		c := s[i]
-		if c < 0x20 || c > 0x7e {
-			b.Write([]byte{'%', hexdig[c>>4], hexdig[c&15]})
-			continue
-		}
-		b.WriteByte(c)
-	}
-	out := b.String()
-	if len(out) <= limit {
-		return out
-	}
-	sum := sha256.Sum256([]byte(s))
-	return out[:limit-33] + "#" + hex.EncodeToString(sum[:16])
-}
-
-// text cuts s to at most n characters.
-func text(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	return string([]rune(s)[:n])
+	return []events.Party{{Tenant: account, Identity: who}}
 }

@@ -1,0 +1,107 @@
+// Package adapter turns what audit logs and agent runtimes deliver into neutral
+// activity events: one table of adapters by name, each a pure function from bytes to
+// events and refusals with reasons. The service intake puts a door before each of them;
+// what evaluates detectors on raw records may import the package too.
+package adapter
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/records"
+)
+
+// Why a record is refused, beside the errors of package events.
+var (
+	// ErrSkip marks what is in order but states no act of an identity, such as the
+	// early stage of a request that is told again when it ends. It is not a refusal.
+	ErrSkip = neutral.ErrSkip
+	// ErrTime means that an event time cannot be right, such as the year 1970.
+	ErrTime = neutral.ErrTime
+	// ErrNotStored means that a notification names an object instead of holding records.
+	ErrNotStored = neutral.ErrNotStored
+	// ErrTooMany means that a body holds more records than one request may carry.
+	ErrTooMany = records.ErrTooMany
+)
+
+// MaxRecord is the largest single record, in bytes.
+const MaxRecord = neutral.MaxRecord
+
+// Adapter reads the records of one source.
+type Adapter struct {
+	Name  string // in the path POST /v1/<name> and in "lanyard event send --as <name>"
+	Title string // what it reads, for people
+	// Read finds the records in a body and makes each neutral. It fails when the body as
+	// a whole cannot be read; the error wraps one of the errors above or of package events.
+	Read func(Input) ([]Item, error)
+}
+
+// Input is a body and what is known of it.
+type Input struct {
+	Body   []byte
+	Tenant string    // on whose behalf it arrived
+	Seen   time.Time // when it arrived
+	Limit  int       // how many records it may hold
+	// Key makes the hashes that take the place of arguments. It must be secret, and the
+	// same for as long as equal arguments are to be seen to be equal.
+	Key []byte
+}
+
+// Item is one record after it was decided on: Event when Err is nil.
+type Item struct {
+	ID    string // as far as it could be read
+	Raw   []byte
+	Event events.Event
+	Err   error
+}
+
+// Table is every built-in adapter.
+func Table() []Adapter {
+	return []Adapter{
+		{"cloudtrail", "AWS CloudTrail records: files, EventBridge, CloudWatch Logs, SNS and SQS messages", each(cloudtrail.Shape, cloudtrail.Read)},
+	}
+}
+
+// Find is the adapter with a name.
+func Find(table []Adapter, name string) (Adapter, bool) {
+	for _, a := range table {
+		if a.Name == name {
+			return a, true
+		}
+	}
+	return Adapter{}, false
+}
+
+// reader makes one raw record neutral.
+type reader func(raw []byte, c neutral.Context) (neutral.Record, error)
+
+// each reads a body record by record.
+func each(shape records.Shape, read reader) func(Input) ([]Item, error) {
+	return func(in Input) ([]Item, error) {
+		list, err := records.Split(in.Body, in.Limit, shape)
+		if err != nil {
+			return nil, err
+		}
+		c := neutral.Context{Tenant: in.Tenant, Hash: neutral.NewHasher(in.Key)}
+		items := make([]Item, 0, len(list))
+		for _, raw := range list {
+			r, err := read(raw, c)
+			items = append(items, in.item(raw, r, err))
+		}
+		return items, nil
+	}
+}
+
+// item finishes a record that was read.
+func (in Input) item(raw []byte, r neutral.Record, err error) Item {
+	it := Item{ID: r.ID, Raw: raw, Err: err}
+	if err == nil {
+		if it.Event, err = r.Event(in.Tenant, in.Seen); err != nil {
+			it.Err = fmt.Errorf("make neutral event of %.64q: %w", r.ID, err)
+		}
+	}
+	return it
+}
