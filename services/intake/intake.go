@@ -37,6 +37,7 @@ const (
 	defaultSkew = 5 * time.Minute // how far in the future an event may lie
 	maxItems    = 10_000          // events or records in one request
 	maxRequests = 16              // requests whose bodies are held at once; others wait
+	maxInstance = 128             // characters of the instance that a sender names
 	storeWait   = 20 * time.Second
 )
 

@@ -38,10 +38,11 @@ type Refusal struct {
 
 // sender is the authenticated caller and the tenant it acts for.
 type sender struct {
-	claims token.Claims
-	tenant string
-	path   string
-	source string // what was sent: "events", or the name of an adapter
+	claims   token.Claims
+	tenant   string
+	path     string
+	instance string // which cluster, account or installation, as the sender says
+	source   string // what was sent: "events", or the name of an adapter
 }
 
 // refused is one event or record that is not accepted.
@@ -95,6 +96,10 @@ func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Requ
 		if err != nil {
 			return batch{}, err
 		}
+		from.instance = r.URL.Query().Get("instance")
+		if len(from.instance) > maxInstance {
+			return batch{body: body}, fmt.Errorf("read query: %w: instance is longer than %d characters", events.ErrEnvelope, maxInstance)
+		}
 		b, err := s.read(a, body, from)
 		if err != nil {
 			return batch{body: body}, err
@@ -105,7 +110,7 @@ func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Requ
 
 // read decides on every record of a body.
 func (s *server) read(a adapter.Adapter, body []byte, from sender) (batch, error) {
-	items, err := a.Read(adapter.Input{Body: body, Tenant: from.tenant, Seen: s.now(), Limit: maxItems, Key: s.key})
+	items, err := a.Read(adapter.Input{Body: body, Tenant: from.tenant, Seen: s.now(), Limit: maxItems, Key: s.key, Instance: from.instance})
 	if err != nil {
 		return batch{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/records"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/sources"
 )
 
 // Why a record is refused, beside the errors of package events.
@@ -45,6 +46,9 @@ type Input struct {
 	Tenant string    // on whose behalf it arrived
 	Seen   time.Time // when it arrived
 	Limit  int       // how many records it may hold
+	// Instance names the cluster, account or installation it came from, where records do
+	// not say it. May be empty.
+	Instance string
 	// Key makes the hashes that take the place of arguments. It must be secret, and the
 	// same for as long as equal arguments are to be seen to be equal.
 	Key []byte
@@ -62,6 +66,13 @@ type Item struct {
 func Table() []Adapter {
 	return []Adapter{
 		{"cloudtrail", "AWS CloudTrail records: files, EventBridge, CloudWatch Logs, SNS and SQS messages", each(cloudtrail.Shape, cloudtrail.Read)},
+		{"kubernetes", "Kubernetes audit events (audit.k8s.io/v1): webhook batches and log lines", each(sources.KubernetesShape, sources.Kubernetes)},
+		{"gcp", "Google Cloud audit log entries: Pub/Sub pushes, lists and lines", each(sources.GCPShape, sources.GCP)},
+		{"azure", "Azure activity, resource and AKS logs, Entra audit and sign-in logs: event hub batches, API pages", each(sources.AzureShape, sources.Azure)},
+		{"github", "GitHub audit log events: streamed arrays and lines", each(sources.GitHubShape, sources.GitHub)},
+		{"okta", "Okta System Log events: API pages, event hooks, log streams", each(sources.OktaShape, sources.Okta)},
+		{"openai", "OpenAI organization audit logs: pages of the admin API", each(sources.ModelsShape, sources.OpenAI)},
+		{"anthropic", "Anthropic organization activities: pages of the compliance API", each(sources.ModelsShape, sources.Anthropic)},
 	}
 }
 
@@ -85,7 +96,7 @@ func each(shape records.Shape, read reader) func(Input) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := neutral.Context{Tenant: in.Tenant, Hash: neutral.NewHasher(in.Key)}
+		c := neutral.Context{Tenant: in.Tenant, Instance: in.Instance, Hash: neutral.NewHasher(in.Key)}
 		items := make([]Item, 0, len(list))
 		for _, raw := range list {
 			r, err := read(raw, c)

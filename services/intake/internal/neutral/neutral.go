@@ -72,8 +72,15 @@ func (r Record) Event(tenant string, seen time.Time) (events.Event, error) {
 // Context is what a reader of records knows besides the record.
 type Context struct {
 	Tenant string // on whose behalf the record arrived
-	Hash   Hasher
+	// Instance names the cluster, account or installation it came from, when the sender
+	// says so and records do not. May be empty.
+	Instance string
+	Hash     Hasher
 }
 
 // Skip says that a record is in order but states no act of an identity, and why.
 func Skip(why string) error { return fmt.Errorf("%w: %s", ErrSkip, why) }
+
+// Unidentified stands for the identity of an act whose record names nobody. Such an
+// act is no less worth a look.
+func Unidentified(where string) string { return "unidentified@" + where }
