@@ -65,7 +65,7 @@ func (x *expectations) of(s engine.Suspect) (string, bool) {
 	defer x.mu.Unlock()
 	found := ""
 	for alert, m := range x.marks[expectationKey(s.Tenant, s.Detector, s.Identity)] {
-		if s.Time.Before(m.Until) && (m.AnyValue || m.Value == s.Value) && rank(s.Severity) <= rank(m.Severity) && (found == "" || alert < found) {
+		if m.Until.After(m.ExpectedAt) && s.Time.Before(m.Until) && (m.AnyValue || m.Value == s.Value) && rank(s.Severity) <= rank(m.Severity) && (found == "" || alert < found) {
 			found = alert
 		}
 	}

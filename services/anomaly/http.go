@@ -2,6 +2,7 @@ package anomaly
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/detect"
+	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/ocsf"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 )
@@ -32,26 +34,38 @@ type alertLog interface {
 	Read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[bus.Stored, error]
 	Follow(ctx context.Context, stream string, filters []string, from uint64, f func(bus.Stored) error) error
 	LastSequence(ctx context.Context, stream, filter string) (uint64, error)
+	Append(ctx context.Context, b bus.Batch) (bus.Ack, error)
 }
 
-// routes serves GET /v1/alerts (list, or server-sent events when asked for) and GET
-// /v1/detectors, the documentation of the detectors.
+// routes serves the alerts (a list, or server-sent events when asked for; ?format=ocsf
+// writes them as OCSF), what people do about them, and GET /v1/detectors, the
+// documentation of the detectors.
 func (w *watcher) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /v1/alerts", w.env.Authorize(service.ScopeRead, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		serveAlerts(rw, r, w.env.Bus, w.env.Now)
-	})))
-	mux.Handle("GET /v1/detectors", w.env.Authorize(service.ScopeRead, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		service.JSON(rw, http.StatusOK, detect.Catalog())
-	})))
+	d := &desk{log: w.env.Bus, now: w.env.Now, zap: w.env.Log}
+	for pattern, x := range map[string]struct {
+		scope string
+		serve http.HandlerFunc
+	}{
+		"GET /v1/alerts":                   {service.ScopeRead, func(rw http.ResponseWriter, r *http.Request) { serveAlerts(rw, r, d.log, d.now) }},
+		"GET /v1/alerts/{id}":              {service.ScopeRead, d.show},
+		"POST /v1/alerts/{id}/acknowledge": {service.ScopeTriage, d.acknowledge},
+		"POST /v1/alerts/{id}/expect":      {service.ScopeTriage, d.expect},
+		"GET /v1/expectations":             {service.ScopeRead, d.expectations},
+		"GET /v1/detectors":                {service.ScopeRead, func(rw http.ResponseWriter, _ *http.Request) { service.JSON(rw, http.StatusOK, detect.Catalog()) }},
+	} {
+		mux.Handle(pattern, w.env.Authorize(x.scope, x.serve))
+	}
 	return mux
 }
 
 // query is what a caller asks for, checked.
 type query struct {
 	filter string // of subjects
+	tenant string // "": any
 	since  time.Time
 	from   uint64 // sequence
+	ocsf   bool
 }
 
 var severities = []events.Severity{events.SeverityLow, events.SeverityMedium, events.SeverityHigh, events.SeverityCritical}
@@ -78,7 +92,14 @@ func readQuery(r *http.Request) (query, error) {
 		}
 		return events.Token(s)
 	}
-	q := query{filter: "nhi.alert." + any(tenant) + "." + any(severity) + "." + any(detector)}
+	q := query{tenant: tenant, filter: "nhi.alert." + any(tenant) + "." + any(severity) + "." + any(detector)}
+	switch f := v.Get("format"); f {
+	case "":
+	case "ocsf":
+		q.ocsf = true
+	default:
+		return query{}, fmt.Errorf("format %q: want ocsf, or leave it out", clipped(f))
+	}
 	if s := v.Get("since"); s != "" {
 		if q.since, err = time.Parse(time.RFC3339, s); err != nil {
 			return query{}, fmt.Errorf("since %q: want a time such as 2026-01-02T15:04:05Z (RFC 3339)", detect.Clip(s, 40))
@@ -108,7 +129,7 @@ func serveAlerts(w http.ResponseWriter, r *http.Request, log alertLog, now func(
 		streamAlerts(w, r, log, q, now)
 		return
 	}
-	listAlerts(w, r, log, q)
+	listAlerts(w, r, log, q, now())
 }
 
 func wantsStream(r *http.Request) bool {
@@ -122,28 +143,51 @@ func wantsStream(r *http.Request) bool {
 	return false
 }
 
-// listAlerts answers with a JSON array of alerts, oldest first.
-func listAlerts(w http.ResponseWriter, r *http.Request, log alertLog, q query) {
-	list := []events.AnomalyDetected{}
+// listAlerts answers with a JSON array of alerts with their states, oldest first.
+func listAlerts(w http.ResponseWriter, r *http.Request, log alertLog, q query, now time.Time) {
+	unavailable := func() {
+		service.Problem(w, http.StatusServiceUnavailable, "unavailable", "the alerts cannot be read now; try again")
+	}
+	list, said := []AlertShown{}, map[string]bool{}
 	for s, err := range log.Read(r.Context(), bus.StreamAlert, q.filter, max(q.from, 1)) {
 		if err != nil {
-			service.Problem(w, http.StatusServiceUnavailable, "unavailable", "the alerts cannot be read now; try again")
+			unavailable()
 			return
+		}
+		a, ok := shown(s)
+		if !ok {
+			continue
+		}
+		if key := a.Tenant + "/" + a.Alert; q.ocsf {
+			a.repeated = said[key]
+			said[key] = true
 		}
 		if s.Time.Before(q.since) {
 			continue
 		}
-		p, err := events.As[events.AnomalyDetected](s.Event)
-		if err != nil {
-			continue
-		}
-		list = append(list, p)
+		list = append(list, a)
 		if len(list) >= 2*maxList {
 			list = append(list[:0], list[len(list)-maxList:]...)
 		}
 	}
 	if len(list) > maxList {
 		list = list[len(list)-maxList:]
+	}
+	st, err := states(r.Context(), log, q.tenant, "")
+	if err != nil {
+		unavailable()
+		return
+	}
+	findings := []ocsf.Finding{}
+	for i := range list {
+		list[i].State = st[list[i].Tenant+"/"+list[i].Alert]
+		if q.ocsf {
+			findings = append(findings, list[i].ocsf(now))
+		}
+	}
+	if q.ocsf {
+		service.JSON(w, http.StatusOK, findings)
+		return
 	}
 	service.JSON(w, http.StatusOK, list)
 }
@@ -181,7 +225,7 @@ func streamAlerts(w http.ResponseWriter, r *http.Request, log alertLog, q query,
 			if s.Time.Before(q.since) {
 				return nil
 			}
-			data, err := events.Encode(s.Event)
+			data, err := encode(s, q.ocsf)
 			if err != nil {
 				return fmt.Errorf("encode alert: %w", err)
 			}
@@ -209,6 +253,14 @@ func streamAlerts(w http.ResponseWriter, r *http.Request, log alertLog, q query,
 			return
 		}
 	}
+}
+
+// encode writes an alert as the CloudEvent it is, or as an OCSF finding.
+func encode(s bus.Stored, asOCSF bool) ([]byte, error) {
+	if a, ok := shown(s); ok && asOCSF {
+		return json.Marshal(a.ocsf(s.Time))
+	}
+	return events.Encode(s.Event)
 }
 
 // sender writes to the client, each time with a deadline of its own: the server's

@@ -15,8 +15,8 @@ import (
 )
 
 func alertsCommand(o *options) *cobra.Command {
-	c := &cobra.Command{Use: "alerts", Short: "List and watch anomaly alerts"}
-	c.AddCommand(alertsList(o), alertsWatch(o))
+	c := &cobra.Command{Use: "alerts", Short: "List, watch and judge anomaly alerts"}
+	c.AddCommand(alertsList(o), alertsWatch(o), alertsShow(o), alertsAck(o), alertsExpect(o), alertsExpectations(o))
 	return c
 }
 
@@ -42,15 +42,21 @@ func (f *alertFilter) query() url.Values {
 
 func alertsList(o *options) *cobra.Command {
 	var f alertFilter
+	var ocsf bool
 	c := &cobra.Command{
 		Use: "list", Short: "List alerts", Args: exactArgs(0, "no arguments"),
-		Example: "  lanyard alerts list --severity high",
+		Example: "  lanyard alerts list --severity high\n  lanyard alerts list --ocsf | jq '.[].finding_info.title'",
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := openAPI(o)
 			if err != nil {
 				return err
 			}
-			var list []events.AnomalyDetected
+			if ocsf {
+				q := f.query()
+				q.Set("format", "ocsf")
+				return raw(c, a, http.MethodGet, "/v1/alerts", q)
+			}
+			var list []shownAlert
 			if err := a.call(c.Context(), http.MethodGet, a.ends.Alerts, "/v1/alerts", f.query(), nil, &list); err != nil {
 				return fmt.Errorf("list alerts: %w", err)
 			}
@@ -58,12 +64,14 @@ func alertsList(o *options) *cobra.Command {
 				return printJSON(c.OutOrStdout(), list)
 			}
 			for _, p := range list {
-				printAlert(c.OutOrStdout(), p)
+				printAlert(c.OutOrStdout(), p.AnomalyDetected)
+				printAlertState(c.OutOrStdout(), p.State)
 			}
 			return nil
 		},
 	}
 	f.register(c)
+	c.Flags().BoolVar(&ocsf, "ocsf", false, "print OCSF 1.8 Detection Findings")
 	return c
 }
 
@@ -74,12 +82,13 @@ func printAlert(w io.Writer, p events.AnomalyDetected) {
 	if p.Owner != "" {
 		who = "owner " + p.Owner + ", feature " + p.Feature
 	}
-	fmt.Fprintf(w, "    %s; %d events of evidence; do: %s\n", clean(who), len(p.Evidence), clean(p.Proposed.Command))
+	fmt.Fprintf(w, "    %s; %d events of evidence; alert %s; do: %s\n", clean(who), len(p.Evidence), clean(p.Alert), clean(p.Proposed.Command))
 }
 
 func alertsWatch(o *options) *cobra.Command {
 	var f alertFilter
 	var limit int
+	var ocsf bool
 	c := &cobra.Command{
 		Use: "watch", Short: "Show alerts as they are raised, until Ctrl-C", Args: exactArgs(0, "no arguments"),
 		Example: "  lanyard alerts watch --tenant acme\n  lanyard alerts watch --json | jq .explanation",
@@ -88,8 +97,15 @@ func alertsWatch(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			seen := 0
-			err = a.stream(c.Context(), a.ends.Alerts, "/v1/alerts", f.query(), func(data []byte) error {
+			seen, q := 0, f.query()
+			if ocsf {
+				q.Set("format", "ocsf")
+			}
+			err = a.stream(c.Context(), a.ends.Alerts, "/v1/alerts", q, func(data []byte) error {
+				if seen++; ocsf {
+					_, err := fmt.Fprintln(c.OutOrStdout(), string(data))
+					return lastOf(limit, seen, err)
+				}
 				e, err := events.Decode(data)
 				if err != nil {
 					return fmt.Errorf("read alert: %w", err)
@@ -105,10 +121,7 @@ func alertsWatch(o *options) *cobra.Command {
 				} else {
 					printAlert(c.OutOrStdout(), p)
 				}
-				if seen++; limit > 0 && seen >= limit {
-					return io.EOF
-				}
-				return nil
+				return lastOf(limit, seen, nil)
 			})
 			if errors.Is(err, io.EOF) && limit > 0 && seen >= limit || c.Context().Err() != nil {
 				return nil
@@ -120,8 +133,17 @@ func alertsWatch(o *options) *cobra.Command {
 		},
 	}
 	f.register(c)
+	c.Flags().BoolVar(&ocsf, "ocsf", false, "print OCSF 1.8 Detection Findings, one a line")
 	c.Flags().IntVar(&limit, "limit", 0, "stop after so many alerts (0: never)")
 	return c
+}
+
+// lastOf is io.EOF once limit (0: none) is reached, and err before.
+func lastOf(limit, seen int, err error) error {
+	if err == nil && limit > 0 && seen >= limit {
+		return io.EOF
+	}
+	return err
 }
 
 // stream reads server-sent events and calls f with the data of each.

@@ -21,6 +21,7 @@ const (
 	ScopeIntake   = "lanyard.intake"   // send events
 	ScopeRead     = "lanyard.read"     // read identities, alerts, revocations
 	ScopeRevoke   = "lanyard.revoke"   // preview and request revocations
+	ScopeTriage   = "lanyard.triage"   // acknowledge alerts and mark them as expected
 
 	ScopeIntrospect = "lanyard.introspect" // ask about tokens of the tenant (RFC 7662)
 )
@@ -31,7 +32,8 @@ type callerKey struct{}
 // whose token has scope; operators have every scope. An empty scope asks for a
 // valid token only. Refusals carry the RFC 6750 challenge in WWW-Authenticate and
 // an RFC 9457 problem as body: 401 invalid_token, 403 insufficient_scope, 503 when
-// the guard cannot know (its lease ran out). h finds the caller with Caller.
+// the guard cannot know (its lease ran out). h finds the caller with Caller; what it
+// keeps open, such as a stream of alerts, is cut when the caller's token dies.
 func (e Env) Authorize(scope string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if e.Guard == nil {
@@ -43,7 +45,7 @@ func (e Env) Authorize(scope string, h http.Handler) http.Handler {
 			refuse(w, &guard.Denial{Code: guard.CodeMissing})
 			return
 		}
-		claims, err := e.Guard.Check(r.Context(), guard.Request{Token: raw, HTTP: r})
+		decision, err := e.Guard.Decide(r.Context(), guard.Request{Token: raw, HTTP: r})
 		if err != nil {
 			denial, ok := errors.AsType[*guard.Denial](err)
 			if !ok {
@@ -52,12 +54,13 @@ func (e Env) Authorize(scope string, h http.Handler) http.Handler {
 			refuse(w, denial)
 			return
 		}
+		claims := decision.Claims
 		if scope != "" && !HasScope(claims, scope) {
 			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="lanyard", error="insufficient_scope", scope=%q`, scope))
 			Problem(w, http.StatusForbidden, guard.CodeScope, "the token lacks the scope "+scope)
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, claims)))
+		e.Guard.Serve(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, claims)), decision, h)
 	})
 }
 
