@@ -30,30 +30,20 @@ type Request struct {
 // Check decides. A nil error means allowed; otherwise it is a *Denial. The claims of
 // a denied token are in the Denial only.
 func (g *Guard) Check(ctx context.Context, r Request) (token.Claims, error) {
-	claims, d := g.decide(ctx, r)
-	if d == nil {
-		return claims, nil
-	}
-	d.scopes = r.Scopes
-	if g.metadata != nil {
-		d.metadata = g.metadata.String()
-	}
-	if g.cfg.Denied != nil {
-		g.cfg.Denied(*d)
-	}
-	return token.Claims{}, d
+	d, err := g.Decide(ctx, r)
+	return d.Claims, err
 }
 
 // Dead reports whether any handle is revoked or frozen now, and by which entry.
 // It does not look at the lease.
 func (g *Guard) Dead(lin []lineage.Handle) (Entry, bool) { return g.set.find(lin, g.cfg.Now()) }
 
-func (g *Guard) decide(ctx context.Context, r Request) (token.Claims, *Denial) {
+func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 	if r.Token == "" {
-		return token.Claims{}, &Denial{Code: CodeMissing, Reason: "no token was presented"}
+		return Decision{}, &Denial{Code: CodeMissing, Reason: "no token was presented"}
 	}
 	if d := g.stale(r.MinSequence); d != nil {
-		return token.Claims{}, d
+		return Decision{}, d
 	}
 	now := g.cfg.Now()
 	claims, err := token.Verify(r.Token, g.cfg.Keys, token.Expect{
@@ -64,28 +54,28 @@ func (g *Guard) decide(ctx context.Context, r Request) (token.Claims, *Denial) {
 		if claims.ID != "" {
 			d.Claims = &claims
 		}
-		return claims, d
+		return Decision{}, d
 	}
 	if e, dead := g.set.find(claims.Lineage, now); dead {
-		return claims, revoked(e, &claims)
+		return Decision{}, revoked(e, &claims)
 	}
 	if d := g.bound(r, &claims, now); d != nil {
 		d.Claims = &claims
-		return claims, d
+		return Decision{}, d
 	}
 	if missing := lacks(claims.Scope, r.Scopes); missing != "" {
-		return claims, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted", Claims: &claims}
+		return Decision{}, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted", Claims: &claims}
 	}
 	if err := ctx.Err(); err != nil {
-		return claims, &Denial{Code: CodeStale, Reason: "the request ended: " + err.Error(), Claims: &claims}
+		return Decision{}, &Denial{Code: CodeStale, Reason: "the request ended: " + err.Error(), Claims: &claims}
 	}
 	// The machine may have slept since the first look: only a lease that is valid
 	// after the decision makes it one about now.
 	if d := g.stale(r.MinSequence); d != nil {
 		d.Claims = &claims
-		return claims, d
+		return Decision{}, d
 	}
-	return claims, nil
+	return Decision{Claims: claims}, nil
 }
 
 // stale is the denial of a guard that cannot know, or that knows less than asked.

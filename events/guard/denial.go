@@ -19,6 +19,8 @@ type Denial struct {
 	By         string
 	At         time.Time // when the revocation took effect
 	Handle     lineage.Handle
+	// Cut: something open was ended; no request was refused. See Watch.
+	Cut bool
 
 	scopes   []string // that were required
 	dpop     bool     // a DPoP proof was wanted

@@ -51,6 +51,7 @@ func (g *Guard) Run(ctx context.Context) error {
 	synced := make(chan struct{})
 	wg.Go(func() { g.follow(ctx, arrivals, synced) })
 	wg.Go(func() { g.answer(ctx) })
+	wg.Go(func() { g.watchdog(ctx) })
 	wg.Go(func() { g.attendance(ctx, synced) })
 	wg.Wait()
 	g.leave(ctx)
@@ -89,7 +90,7 @@ func wait(ctx context.Context, d time.Duration) error {
 func (g *Guard) arrive(m Message, queue chan<- arrival) {
 	a := arrival{item: decode(m, g.cfg.FeedKey), boot: g.cfg.Boot(), wall: g.cfg.Now()}
 	if a.entry != nil && a.entry.Mode == events.ModeRevoke {
-		a.outcome = g.set.apply(*a.entry)
+		a.outcome = g.apply(*a.entry)
 	}
 	select {
 	case queue <- a:
@@ -124,6 +125,7 @@ func (g *Guard) follow(ctx context.Context, queue <-chan arrival, synced chan<- 
 			}
 			if again {
 				g.leaseEnd.Store(0)
+				g.sweepWatches()
 				ok = catchUp()
 			}
 		}
@@ -190,7 +192,7 @@ func (g *Guard) take(a arrival) []pending {
 	}
 	e := *a.entry
 	if a.outcome == "" {
-		a.outcome = g.set.apply(e)
+		a.outcome = g.apply(e)
 	}
 	first := false
 	g.update(func(p *position) {

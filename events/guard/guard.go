@@ -48,8 +48,8 @@ type Config struct {
 	// Resource makes challenges say where the resource describes itself, see
 	// ResourceMetadata. Optional.
 	Resource *Resource
-	// Denied is called for every denial with what the caller must not learn. It
-	// must not block. Optional.
+	// Denied is called for every denial, and for whatever open thing is cut, with what
+	// the caller must not learn. It must not block. Optional.
 	Denied func(Denial)
 	Now    func() time.Time // default time.Now
 	// Boot reads the clock that leases are measured by: it never goes back and
@@ -64,6 +64,7 @@ type Guard struct {
 	jwk     string       // its public key
 	set     *killSet
 	replays replays
+	watches watches
 
 	metadata *url.URL // where document is served; nil without Config.Resource
 	document []byte
@@ -160,7 +161,7 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
 	}
 	g := &Guard{cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(), keeper: k,
-		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers()}
+		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers(), watches: newWatches()}
 	if cfg.Resource != nil {
 		if g.metadata, g.document, err = cfg.Resource.describe(cfg.Issuer, cfg.Audience); err != nil {
 			return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
@@ -188,7 +189,7 @@ func (g *Guard) Block(entries iter.Seq[Entry]) error {
 		if e.Mode == events.ModeLift {
 			return fmt.Errorf("block handle: %w: a lift", ErrEntry)
 		}
-		g.set.apply(e)
+		g.apply(e)
 	}
 	return nil
 }

@@ -282,6 +282,7 @@ func earlier(a, b time.Time) time.Time {
 func (g *Guard) leave(ctx context.Context) {
 	g.leaseEnd.Store(0)
 	g.attached.Store(false)
+	g.sweepWatches()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	err := g.persist()
