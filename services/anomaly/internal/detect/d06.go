@@ -29,7 +29,7 @@ func delegatedUse(in *Input, _ *State) *Finding {
 	}
 	depth := max(len(a.Delegation), a.DelegationDepth)
 	self := events.Party{Tenant: in.IdentityTenant(), Identity: a.Identity}
-	limit := in.Facts.MaxDepth
+	limit := in.Facts.Config.MaxDepth
 	var wrong []string
 	if depth > limit {
 		wrong = append(wrong, fmt.Sprintf("it is at depth %d (limit %d)", depth, limit))
@@ -52,7 +52,7 @@ func delegatedUse(in *Input, _ *State) *Finding {
 
 // Delegated is D06 on a delegation of the log. tenant is the receiving tenant.
 func Delegated(f *Facts, tenant string, t time.Time, p *events.DelegationCreated) *Finding {
-	limit := f.MaxDepth
+	limit := f.Config.MaxDepth
 	var wrong []string
 	if p.From.Tenant != "" && p.From.Tenant != tenant {
 		tr, ok := f.TrustAt(p.From.Tenant, tenant, t)

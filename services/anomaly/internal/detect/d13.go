@@ -21,7 +21,7 @@ var newActionInfo = Info{
 	ID: "D13", Name: "new_action_or_tool",
 	Catches:     "an agent that calls a tool, or writes to a destination, that this task never used; an identity that takes a sensitive action for the first time",
 	Fields:      []string{"tool", "tool_args_dest", "resource of a deleting tool", "task", "session", "action", "identity.registered tools"},
-	Method:      "per (identity, task): the declared tools and what earlier runs used, once a tool list is declared or 5 runs are known. New write tool or new destination of a write: high. New read tool against a declared list: medium. Without a tool: first use of an action of the sensitive list, unless the registration declares it. A call that failed is neither judged nor learned; a denied one is judged. What raised an alert becomes usual only when it is used again a day later",
+	Method:      "per (identity, task): the declared tools and what earlier runs used, once a tool list is declared or 5 runs are known. New write tool or new destination of a write: high. A new mailbox at a company whose mailboxes the task already writes to is not new; at a public mail provider it is. New read tool against a declared list: medium. Without a tool: first use of an action of the sensitive list, unless the registration declares it. A call that failed is neither judged nor learned; a denied one is judged. What raised an alert becomes usual only when it is used again a day later",
 	StateBytes:  1700,
 	Explanation: "task {t} used tool {x} for the first time ({n} earlier runs); wrote to {arg}, which no earlier run did",
 	Severity:    events.SeverityHigh,
@@ -92,6 +92,16 @@ func newTool(in *Input, s *State) *Finding {
 	for _, d := range destinations(a, write) {
 		h := Hash("dest", d)
 		unusual := learned && !t.values.Usual(h, in.Time)
+		if dom := company(d); dom != "" {
+			// A new mailbox at a company that the task already writes to is a colleague.
+			house := Hash("domain", dom)
+			if t.values.Usual(house, in.Time) {
+				unusual = false
+			}
+			if !unusual {
+				s.learn(t, house, in.Time)
+			}
+		}
 		if unusual {
 			fresh = append(fresh, d)
 			s.hold(t, h, in.Time)
@@ -227,6 +237,23 @@ func destinations(a *events.Activity, write bool) []string {
 		add(a.Resource)
 	}
 	return out
+}
+
+// company is the domain of a mailbox, "" for what is no mailbox and for providers at
+// which anybody has one.
+func company(dest string) string {
+	i := strings.LastIndexByte(dest, '@')
+	if i <= 0 || i+1 == len(dest) {
+		return ""
+	}
+	switch d := dest[i+1:]; d {
+	case "gmail.com", "googlemail.com", "outlook.com", "hotmail.com", "live.com", "msn.com", "yahoo.com", "ymail.com", "aol.com",
+		"icloud.com", "me.com", "mac.com", "proton.me", "protonmail.com", "pm.me", "gmx.com", "gmx.de", "gmx.net", "web.de", "mail.com",
+		"mail.ru", "yandex.com", "yandex.ru", "qq.com", "163.com", "126.com", "zoho.com", "tutanota.com", "fastmail.com", "mailinator.com":
+		return ""
+	default:
+		return d
+	}
 }
 
 // writes reports whether a tool call changes something: by its class when the record

@@ -10,9 +10,6 @@ import (
 // deniedWidth is the slot of D20; two slots are judged together: 10 minutes.
 const deniedWidth = 5 * time.Minute
 
-// deniedMin is the number of different denied things that is never normal.
-const deniedMin = 5
-
 // deniedProbeInfo documents D20.
 var deniedProbeInfo = Info{
 	ID: "D20", Name: "denied_probe",
@@ -37,7 +34,7 @@ func deniedProbe(in *Input, s *State) *Finding {
 	}
 	c := s.denied.add(Hash(a.Action, object(a)), in.Time, deniedWidth, in.ID)
 	usual := s.denied.habit.q99()
-	threshold := max(deniedMin, 4*usual)
+	threshold := max(in.Facts.Config.DeniedMin, in.Facts.Config.HabitFactor*usual)
 	if c.n < threshold {
 		return nil
 	}

@@ -11,15 +11,11 @@ import (
 const (
 	// readWidth is the slot of D23; two slots are judged together: one hour.
 	readWidth = 30 * time.Minute
-	// secretsMin is the number of different secrets that is never normal without a
-	// history of it.
-	secretsMin = 10
 	// batchSize is how many secrets a batch read counts as when the record does not
 	// say; services return up to 10 or 20. batchMax bounds what the record says.
 	batchSize = 4
 	batchMax  = 20
-	// objectsMin and objectsHistory guard the rule for other resources.
-	objectsMin     = 50
+	// objectsHistory guards the rule for other resources.
 	objectsHistory = 24
 )
 
@@ -74,7 +70,7 @@ func secretsRead(in *Input, s *State) *Finding {
 		c = w.add(Hash("secret", name, strconv.Itoa(i)), in.Time, readWidth, in.ID)
 	}
 	usual := w.habit.q99()
-	threshold := max(secretsMin, 4*usual)
+	threshold := max(in.Facts.Config.SecretsMin, in.Facts.Config.HabitFactor*usual)
 	if c.n < threshold {
 		return nil
 	}
@@ -99,7 +95,7 @@ func objectsRead(in *Input, s *State) *Finding {
 	}
 	c := s.objects.add(Hash(a.Resource), in.Time, readWidth, in.ID)
 	usual := s.objects.habit.q99()
-	threshold := max(objectsMin, 4*usual)
+	threshold := max(in.Facts.Config.ObjectsMin, in.Facts.Config.HabitFactor*usual)
 	if c.n < threshold || s.objects.habit.total < objectsHistory {
 		return nil
 	}

@@ -79,6 +79,7 @@ func (in *Input) Succeeded() bool { return in.Activity.Outcome == events.Outcome
 
 // Finding is what a detector concludes.
 type Finding struct {
+	Detector    string // when it is not the row's own
 	Severity    events.Severity
 	Explanation string
 	Value       string
@@ -105,9 +106,14 @@ func Activities() []Detector {
 		{useAfterExpiryInfo, useAfterExpiry},
 		{crossTenantInfo, crossTenant},
 		{delegationInfo, delegatedUse},
+		{newNetworkInfo, unfamiliar},
 		{newActionInfo, newAction},
+		{concurrentInfo, concurrent},
 		{humanUseInfo, humanUse},
+		{dormantInfo, dormantWakeup},
 		{deniedProbeInfo, deniedProbe},
+		{rateInfo, rateBurst},
+		{retryInfo, retryStorm},
 		{massReadInfo, massRead},
 		{privescInfo, privescChain},
 		{evasionInfo, defenceEvasion},
@@ -118,7 +124,7 @@ func Activities() []Detector {
 // Catalog documents every detector, in the order of their ids.
 func Catalog() []Info {
 	return []Info{useAfterRevokeInfo, useAfterExpiryInfo, crossTenantInfo, delegationInfo, secretExposedInfo,
-		newActionInfo, humanUseInfo, deniedProbeInfo, massReadInfo, privescInfo, evasionInfo, trustAddedInfo, fanOutInfo}
+		newNetworkInfo, newWorkloadInfo, newDestinationInfo, newActionInfo, concurrentInfo, humanUseInfo, dormantInfo, deniedProbeInfo, rateInfo, retryInfo, massReadInfo, privescInfo, evasionInfo, trustAddedInfo, fanOutInfo}
 }
 
 // InfoOf finds a detector's documentation by id.

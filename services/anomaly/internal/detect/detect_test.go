@@ -17,7 +17,7 @@ var t0 = time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC)
 func play(t *testing.T, id string, f *Facts, as ...act) []*Finding {
 	t.Helper()
 	if f == nil {
-		f = NewFacts(4)
+		f = NewFacts(DefaultConfig())
 	}
 	var s State
 	var out []*Finding
@@ -83,7 +83,7 @@ func numbered(i int, a *events.Activity) { a.Resource = fmt.Sprintf("r%d", i) }
 func numberedDenied(i int, a *events.Activity) { numbered(i, a); denied(a) }
 
 func revoked() *Facts {
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	f.End(HandleName("HANDLEHANDLE1234"), Interval{From: t0, By: "ops", What: "the task t", Revocation: "r1"})
 	f.End(Name{"identity", "acme", "frozen"}, Interval{From: t0, Until: t0.Add(time.Hour), By: "ops", What: "the identity frozen", Revocation: "r2", Freeze: true})
 	f.End(Name{"credential", "acme", "jti-1"}, Interval{From: t0, By: "ops", What: "the credential jti-1", Revocation: "r3"})
@@ -149,7 +149,7 @@ func TestUseAfterExpiry(t *testing.T) {
 }
 
 func TestCrossTenant(t *testing.T) {
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	f.Register("acme", events.Registration{Identity: "bot"})
 	f.Register("globex", events.Registration{Identity: "other"})
 	f.DeclareTrust(Trust{ID: "acme->initech", From: "acme", To: "initech", Since: t0})
@@ -218,7 +218,7 @@ func TestDelegatedUse(t *testing.T) {
 }
 
 func TestDelegated(t *testing.T) {
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	f.DeclareTrust(Trust{ID: "globex->acme", From: "globex", To: "acme", Scopes: []string{"read", "write"}, MaxDepth: 2, Since: t0})
 	ok := events.DelegationCreated{Identity: "bot", From: events.Party{Tenant: "acme", Identity: "boss"}, Depth: 1, Credential: "jti",
 		Scope: []string{"read"}, Parents: []string{"read", "write"}, ExpiresAt: t0.Add(time.Minute), ParentExp: t0.Add(time.Minute)}
@@ -346,7 +346,7 @@ func TestMassRead(t *testing.T) {
 		as = append(as, many(40, time.Duration(i)*time.Hour, get, numbered)...)
 	}
 	days := map[int]int{}
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	var s State
 	for i, a := range as {
 		in := Prepare(fmt.Sprintf("e%d", i), "acme", t0.Add(a.after), &a.Activity, f)
@@ -370,7 +370,7 @@ func TestMassRead(t *testing.T) {
 
 func TestPrivescChain(t *testing.T) {
 	user := on("userName=eve")
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	f.Register("acme", events.Registration{Identity: "bot", Scopes: []string{"iam:*"}})
 	steps := []act{use(0, "iam:CreateUser", user), use(time.Minute, "iam:AttachUserPolicy", user), use(2*time.Minute, "iam:CreateAccessKey", user)}
 	for _, c := range []struct {
@@ -407,7 +407,7 @@ func TestPrivescChain(t *testing.T) {
 }
 
 func TestListedActions(t *testing.T) {
-	f := NewFacts(4)
+	f := NewFacts(DefaultConfig())
 	f.Register("acme", events.Registration{Identity: "bot", Scopes: []string{"cloudtrail:StopLogging", "lambda:UpdateFunctionCode", "iam:CreateAccessKey"}})
 	for _, c := range []struct {
 		name, detector string

@@ -48,7 +48,8 @@ const maxIntervals = 8
 // things happened and not on which stream was read first. It must only be changed by
 // one goroutine at a time.
 type Facts struct {
-	MaxDepth int // longest delegation chain that policy allows
+	Config Config
+	Off    map[string]bool // detectors that are switched off
 
 	regs      map[pair]*events.Registration // tenant, identity
 	alias     map[pair]string               // tenant, alias -> identity
@@ -58,11 +59,16 @@ type Facts struct {
 	minted    map[string]Minted
 	mintOrder []string
 	tenants   map[string]bool
+	peers     map[pair]*peers // tenant, owner
+
+	lately      map[lateKey]onlooker
+	latelyOrder []lateKey
+	latelyNext  int
 }
 
 // NewFacts returns facts of which nothing is known yet.
-func NewFacts(maxDepth int) *Facts {
-	return &Facts{MaxDepth: maxDepth, regs: map[pair]*events.Registration{}, alias: map[pair]string{},
+func NewFacts(c Config) *Facts {
+	return &Facts{Config: c, Off: map[string]bool{}, peers: map[pair]*peers{}, lately: map[lateKey]onlooker{}, regs: map[pair]*events.Registration{}, alias: map[pair]string{},
 		ended: map[Name][]Interval{}, trusts: map[pair][]Trust{}, changes: map[pair]time.Time{},
 		minted: map[string]Minted{}, tenants: map[string]bool{}}
 }

@@ -28,6 +28,11 @@ type State struct {
 	objects *Window // D23, other resources
 	spawned *Window // D28
 	steps   []step  // D24
+	facets  [dims]facet
+	session *session // D10 to D13
+	rhythm  *rhythm  // D17 and D21
+	repeat  *repeat  // D22
+	places  *places  // D14
 }
 
 // Seen notes that the action was used. trusted is false for an action that an alert
@@ -35,6 +40,9 @@ type State struct {
 func (s *State) Seen(in *Input, trusted bool) {
 	s.Uses++
 	h := Hash(in.Activity.Action)
+	if s.Actions.find(h) < 0 && in.Activity.Tool == "" {
+		in.Facts.peerTook(in, dimAction, h)
+	}
 	if trusted {
 		s.Actions.Learn(h, in.Time, maxActions)
 	} else {
@@ -60,6 +68,16 @@ func (s *State) Bytes() int {
 	for _, w := range []*Window{s.denied, s.secrets, s.objects, s.spawned} {
 		n += w.bytes()
 	}
+	for d := range s.facets {
+		n += 40 + cap(s.facets[d].values)*16
+	}
+	if c := s.session; c != nil {
+		n += 160 + (cap(c.seen)+cap(c.said))*4 + cap(c.ids)*16
+		for _, id := range c.ids {
+			n += len(id)
+		}
+	}
+	n += s.rhythm.bytes() + s.repeat.bytes() + s.places.bytes()
 	n += cap(s.steps) * 48
 	for _, st := range s.steps {
 		n += len(st.id)

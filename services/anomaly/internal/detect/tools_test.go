@@ -26,7 +26,7 @@ func usualRuns(n int) []act {
 }
 
 func TestNewTool(t *testing.T) {
-	declaredTools := NewFacts(4)
+	declaredTools := NewFacts(DefaultConfig())
 	declaredTools.Register("acme", events.Registration{Identity: "bot", Tools: map[string][]string{"triage": {"search_mail", "send_mail"}}})
 	for _, c := range []struct {
 		name  string

@@ -85,17 +85,22 @@ type use struct {
 
 // New returns an engine that knows nothing yet.
 func New(o Options) *Engine {
-	if o.MaxDepth <= 0 {
-		o.MaxDepth = 4
+	cfg := detect.DefaultConfig()
+	if o.Thresholds != nil {
+		cfg = *o.Thresholds
+	}
+	if o.MaxDepth > 0 {
+		cfg.MaxDepth = o.MaxDepth
 	}
 	if o.MaxIdentities <= 0 {
 		o.MaxIdentities = 2_000_000
 	}
-	e := &Engine{opts: o, detectors: detect.Activities(), off: map[string]bool{}, facts: detect.NewFacts(o.MaxDepth),
+	e := &Engine{opts: o, detectors: detect.Activities(), off: map[string]bool{}, facts: detect.NewFacts(cfg),
 		people: map[string]*identity{}, seen: newDedupe(dedupeSize), outputs: newOutputs(outputsSize), autos: map[string][]time.Time{}}
 	e.lru.next, e.lru.prev = &e.lru, &e.lru
 	for _, d := range o.Disabled {
 		e.off[d] = true
+		e.facts.Off[d] = true
 	}
 	return e
 }
@@ -111,11 +116,19 @@ func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 		for i := range e.detectors {
 			d := &e.detectors[i]
 			f := d.Judge(in, &p.state)
-			if f == nil || e.off[d.ID] {
+			if f == nil {
+				continue
+			}
+			info := &d.Info
+			if f.Detector != "" && f.Detector != d.ID {
+				other, _ := detect.InfoOf(f.Detector)
+				info = &other
+			}
+			if e.off[info.ID] {
 				continue
 			}
 			raised = true
-			out = append(out, e.raise(p, &d.Info, f, subject{id: m.ID, time: m.Time, tenant: m.Tenant, identity: a.Identity, foreign: in.Foreign(), reg: in.Reg, a: a})...)
+			out = append(out, e.raise(p, info, f, subject{id: m.ID, time: m.Time, tenant: m.Tenant, identity: a.Identity, foreign: in.Foreign(), reg: in.Reg, a: a})...)
 		}
 		p.state.Seen(in, !raised)
 		return out
