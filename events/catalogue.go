@@ -27,6 +27,9 @@ const (
 	TypeAPICalled           = "dev.lanyard.activity.api_called.v1"
 	TypeTokenExchanged      = "dev.lanyard.activity.token_exchanged.v1"
 	TypeSecretExposed       = "dev.lanyard.secret.exposed.v1"
+	TypeSecretPlaced        = "dev.lanyard.secret.placed.v1"
+	TypeSecretTracked       = "dev.lanyard.secret.tracked.v1"
+	TypeSecretUntracked     = "dev.lanyard.secret.untracked.v1"
 	TypeAnomalyDetected     = "dev.lanyard.anomaly.detected.v1"
 	TypeRiskChanged         = "dev.lanyard.risk.changed.v1"
 	TypeAlertAcknowledged   = "dev.lanyard.alert.acknowledged.v1"
@@ -47,12 +50,15 @@ const (
 	TypeRotationFailed      = "dev.lanyard.rotation.failed.v1"
 	TypeTimerDue            = "dev.lanyard.timer.due.v1"
 	TypeRevocationRequested = "dev.lanyard.revocation.requested.v1"
+	TypeRevocationProposed  = "dev.lanyard.revocation.proposed.v1"
 	TypeRevocationRefused   = "dev.lanyard.revocation.refused.v1"
 	TypeRevocationAccepted  = "dev.lanyard.revocation.accepted.v1"
 	TypeRevocationEnforced  = "dev.lanyard.revocation.enforced.v1"
 	TypeRevocationStuck     = "dev.lanyard.revocation.stuck.v1"
 	TypeRevocationClosed    = "dev.lanyard.revocation.closed.v1"
 	TypeRevocationLifted    = "dev.lanyard.revocation.lifted.v1"
+	TypeDrillStarted        = "dev.lanyard.drill.started.v1"
+	TypeDrillFinished       = "dev.lanyard.drill.finished.v1"
 	TypeReceiptSigned       = "dev.lanyard.receipt.signed.v1"
 	TypeGuardAttached       = "dev.lanyard.guard.attached.v1"
 )
@@ -104,6 +110,9 @@ var Catalogue = []TypeInfo{
 	{TypeAPICalled, "activity", "api_called", ChannelIn, func() Payload { return new(APICalled) }},
 	{TypeTokenExchanged, "activity", "token_exchanged", ChannelIn, func() Payload { return new(TokenExchanged) }},
 	{TypeSecretExposed, "secret", "exposed", ChannelIn, func() Payload { return new(SecretExposed) }},
+	{TypeSecretPlaced, "secret", "placed", ChannelIn, func() Payload { return new(SecretPlaced) }},
+	{TypeSecretTracked, "secret", "tracked", ChannelLog, func() Payload { return new(SecretTracked) }},
+	{TypeSecretUntracked, "secret", "untracked", ChannelLog, func() Payload { return new(SecretUntracked) }},
 	{TypeAnomalyDetected, "anomaly", "detected", ChannelAlert, func() Payload { return new(AnomalyDetected) }},
 	{TypeRiskChanged, "risk", "changed", ChannelLog, func() Payload { return new(RiskChanged) }},
 	{TypeAlertAcknowledged, "alert", "acknowledged", ChannelLog, func() Payload { return new(AlertAcknowledged) }},
@@ -118,12 +127,15 @@ var Catalogue = []TypeInfo{
 	{TypeRotationFailed, "rotation", "failed", ChannelLog, func() Payload { return new(RotationFailed) }},
 	{TypeTimerDue, "timer", "due", ChannelTimer, func() Payload { return new(TimerDue) }},
 	{TypeRevocationRequested, "revocation", "requested", ChannelIn, func() Payload { return new(RevocationRequested) }},
+	{TypeRevocationProposed, "revocation", "proposed", ChannelLog, func() Payload { return new(RevocationProposed) }},
 	{TypeRevocationRefused, "revocation", "refused", ChannelLog, func() Payload { return new(RevocationRefused) }},
 	{TypeRevocationAccepted, "revocation", "accepted", ChannelLog, func() Payload { return new(RevocationAccepted) }},
 	{TypeRevocationEnforced, "revocation", "enforced", ChannelLog, func() Payload { return new(RevocationEnforced) }},
 	{TypeRevocationStuck, "revocation", "stuck", ChannelLog, func() Payload { return new(RevocationStuck) }},
 	{TypeRevocationClosed, "revocation", "closed", ChannelLog, func() Payload { return new(RevocationClosed) }},
 	{TypeRevocationLifted, "revocation", "lifted", ChannelLog, func() Payload { return new(RevocationLifted) }},
+	{TypeDrillStarted, "drill", "started", ChannelLog, func() Payload { return new(DrillStarted) }},
+	{TypeDrillFinished, "drill", "finished", ChannelLog, func() Payload { return new(DrillFinished) }},
 	{TypeReceiptSigned, "receipt", "signed", ChannelReceipt, func() Payload { return new(ReceiptSigned) }},
 	{TypeGuardAttached, "guard", "attached", ChannelGuard, func() Payload { return new(GuardAttached) }},
 }

@@ -31,6 +31,8 @@ type RevocationRequested struct {
 	Confirm     int64    `json:"confirm,omitempty,omitzero"`     // previewed number of descendants, for broad handles
 	Automatic   bool     `json:"automatic,omitempty,omitzero"`   // asked by a detector
 	Evidence    []string `json:"evidence,omitempty"`             // event ids
+	Approval    bool     `json:"approval,omitempty,omitzero"`    // instead of confirm: let a second person approve it
+	Approves    string   `json:"approves,omitempty"`             // the proposed revocation that requested_by approves by this
 }
 
 // EventType implements Payload.
@@ -65,6 +67,28 @@ func (RevocationRefused) EventType() string { return TypeRevocationRefused }
 // Entity implements Payload.
 func (p RevocationRefused) Entity() string { return p.Revocation }
 
+// RevocationProposed states that a broad request waits for a second person's approval.
+// It ends as accepted, or as refused with confirm_required when
+// nobody approved it in time.
+type RevocationProposed struct {
+	Revocation  string    `json:"revocation"`
+	Mode        Mode      `json:"mode"`
+	Target      Target    `json:"target"`
+	Handle      string    `json:"handle"`
+	Reason      string    `json:"reason"`
+	By          string    `json:"by"`
+	TTLSeconds  int64     `json:"ttl_seconds,omitempty,omitzero"`
+	Descendants int64     `json:"descendants"` // live credentials under the handle when it was proposed
+	ProposedAt  time.Time `json:"proposed_at"`
+	ExpiresAt   time.Time `json:"expires_at"` // unless it is approved before
+}
+
+// EventType implements Payload.
+func (RevocationProposed) EventType() string { return TypeRevocationProposed }
+
+// Entity implements Payload.
+func (p RevocationProposed) Entity() string { return p.Revocation }
+
 // ExpectedGuard is a guard that must answer a revocation.
 type ExpectedGuard struct {
 	Point    string    `json:"point"`
@@ -88,6 +112,7 @@ type RevocationAccepted struct {
 	Guards      []ExpectedGuard `json:"guards"`      // alive at accept time
 	Descendants int64           `json:"descendants"` // live credentials under the handle at accept time
 	Tenants     []string        `json:"tenants"`     // tenants in which they live
+	ApprovedBy  string          `json:"approved_by,omitempty"`
 }
 
 // EventType implements Payload.
@@ -120,13 +145,25 @@ type RevocationEnforced struct {
 	LatencyMS  float64        `json:"latency_ms"`        // from accept to applied
 	Receipt    string         `json:"receipt,omitempty"` // compact JWS, absent for lease_expired
 	Key        string         `json:"key,omitempty"`     // public JWK that the receipt was verified with
+	// Secret is the handle of the managed secret that was ended; the point is then
+	// "<downstream>/<handle>". Absent for guards.
+	Secret string `json:"secret,omitempty"`
 }
 
 // EventType implements Payload.
 func (RevocationEnforced) EventType() string { return TypeRevocationEnforced }
 
 // Entity implements Payload.
-func (p RevocationEnforced) Entity() string { return p.Revocation }
+func (p RevocationEnforced) Entity() string { return secretEntity(p.Revocation, p.Secret) }
+
+// secretEntity is the entity of what is said of one managed secret: each has a history
+// of its own, so that a million of them do not meet in one.
+func secretEntity(revocation, secret string) string {
+	if secret == "" {
+		return revocation
+	}
+	return revocation + "/" + secret
+}
 
 // RevocationStuck states what could not be ended, who owns it and what to do.
 type RevocationStuck struct {
@@ -135,13 +172,14 @@ type RevocationStuck struct {
 	Owner        string `json:"owner"`
 	Reason       string `json:"reason"`
 	Compensation string `json:"compensation"`
+	Secret       string `json:"secret,omitempty"` // as in RevocationEnforced
 }
 
 // EventType implements Payload.
 func (RevocationStuck) EventType() string { return TypeRevocationStuck }
 
 // Entity implements Payload.
-func (p RevocationStuck) Entity() string { return p.Revocation }
+func (p RevocationStuck) Entity() string { return secretEntity(p.Revocation, p.Secret) }
 
 // RevocationClosed states that the set of receipts is complete.
 type RevocationClosed struct {

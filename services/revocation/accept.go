@@ -10,6 +10,7 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/events/guard"
+	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/accept"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/ledger"
@@ -73,6 +74,15 @@ func (r *revoker) accept(ctx context.Context, cause events.Event, req accept.Req
 	if res, done, err := r.before(ctx, cause, req); done || err != nil {
 		return res, err
 	}
+	if req.Approves != "" {
+		return r.approve(ctx, cause, req)
+	}
+	return r.carryOut(ctx, cause, req)
+}
+
+// carryOut is accept for a request that was not decided before and that this process
+// works on alone.
+func (r *revoker) carryOut(ctx context.Context, cause events.Event, req accept.Request) (result, error) {
 	thing, known, err := r.resolve(ctx, req.Tenant, req.Target)
 	if err != nil {
 		return result{}, err
@@ -101,6 +111,10 @@ func check(req accept.Request) error {
 		return fmt.Errorf("%w: reason is required, at most 1024 bytes", errBadRequest)
 	case req.RequestedBy == "" || len(req.RequestedBy) > 256:
 		return fmt.Errorf("%w: requested_by is required, at most 256 bytes", errBadRequest)
+	case req.Approval && (req.Approves != "" || req.Automatic || req.Mode == events.ModeLift):
+		return fmt.Errorf("%w: approval is for what people revoke or freeze", errBadRequest)
+	case len(req.Approves) > 128:
+		return fmt.Errorf("%w: approves is longer than 128 bytes", errBadRequest)
 	case req.TTLSeconds < 0 || req.TTLSeconds > 30*24*3600:
 		return fmt.Errorf("%w: ttl_seconds is %d, want 0 to 2592000 (30 days)", errBadRequest, req.TTLSeconds)
 	}
@@ -146,6 +160,10 @@ func outcome(s *ledger.State, req accept.Request) (result, error) {
 		return result{ID: s.ID, Status: s.Status()}, nil
 	case s.Refused != nil:
 		return refused(s.ID, *s.Refused), nil
+	case s.Proposed != nil && s.Proposed.Mode != req.Mode:
+		return result{}, fmt.Errorf("revocation %s: %w", s.ID, errMismatch)
+	case s.Proposed != nil:
+		return result{ID: s.ID, Status: ledger.StatusProposed}, nil
 	}
 	return result{}, fmt.Errorf("revocation %s: the log holds no decision", s.ID)
 }
@@ -196,6 +214,8 @@ func (r *revoker) try(ctx context.Context, cause events.Event, req accept.Reques
 	}
 	v := accept.Decide(req, f, r.limits, now)
 	switch {
+	case v.Code == accept.CodeApproval:
+		return r.propose(ctx, cause, req, f, now)
 	case v.Code != "":
 		return r.refuse(ctx, cause, req, f.Thing, v)
 	case req.Mode == events.ModeLift:
@@ -230,7 +250,7 @@ func (r *revoker) record(ctx context.Context, cause events.Event, req accept.Req
 	r.stored(req.Tenant, e, seq)
 	p := events.RevocationAccepted{Revocation: req.Revocation, Mode: e.Mode, Target: f.Thing.Target(), Handle: e.Handle.String(),
 		Reason: req.Reason, By: req.RequestedBy, AcceptedAt: e.At, Until: e.Until, Epoch: e.Epoch, Sequence: seq,
-		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants}
+		Guards: []events.ExpectedGuard{}, Descendants: f.Live, Tenants: f.Tenants, ApprovedBy: req.ApprovedBy}
 	r.settleTable(ctx)
 	es, err := pages(cause, req.Tenant, p, r.table.Expected(r.now()))
 	if err != nil {
@@ -290,7 +310,7 @@ func pages(cause events.Event, tenant string, p events.RevocationAccepted, guard
 // refuse puts a refusal on the log, unless something was decided before.
 func (r *revoker) refuse(ctx context.Context, cause events.Event, req accept.Request, t accept.Thing, v accept.Verdict) (result, error) {
 	target := req.Target
-	if target.Handle == "" {
+	if target.Handle == "" && t.Handle != (lineage.Handle{}) {
 		target.Handle = t.Handle.String()
 	}
 	p := events.RevocationRefused{Revocation: req.Revocation, Mode: req.Mode, Target: target, By: req.RequestedBy,
@@ -301,7 +321,7 @@ func (r *revoker) refuse(ctx context.Context, cause events.Event, req accept.Req
 	}
 	var found *ledger.State
 	err = r.ledger.Decide(ctx, req.Tenant, req.Revocation, func(s *ledger.State) ([]events.Event, error) {
-		if s.Sequence > 0 {
+		if s.Sequence > 0 && (req.ApprovedBy == "" || s.Status() != ledger.StatusProposed) {
 			found = s.Clone()
 			return nil, nil
 		}

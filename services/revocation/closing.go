@@ -17,7 +17,7 @@ func (r *revoker) closeDue(ctx context.Context) error {
 	if err := r.ready(ctx); err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{r.lapse(ctx)}
 	for _, id := range r.ledger.Unfinished(r.now()) {
 		if err := r.due(ctx, id); err != nil {
 			errs = append(errs, fmt.Errorf("close revocation %s: %w", id, err))

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -234,15 +235,16 @@ type alert struct {
 	evidence                                []string
 	seen                                    time.Time
 	cause                                   *events.Event
+	detector, command                       string // defaults: REV, lanyard doctor
 }
 
 func (r *revoker) alert(ctx context.Context, a alert) error {
 	e, err := events.New(events.Origin{Source: source, Tenant: a.tenant, Time: a.seen, Cause: a.cause, Discriminator: a.id,
 		ID: events.DeterministicID("alert", a.id)},
-		events.AnomalyDetected{Alert: events.DeterministicID("alert", a.id), Detector: "REV", Name: a.name, Severity: a.severity, Score: 90,
+		events.AnomalyDetected{Alert: events.DeterministicID("alert", a.id), Detector: cmp.Or(a.detector, "REV"), Name: a.name, Severity: a.severity, Score: 90,
 			Identity: a.identity, Explanation: a.explanation, Value: "open", Baseline: "closed", Count: 1, Threshold: r.objective.Seconds(),
 			Evidence: a.evidence, FirstSeen: a.seen, LastSeen: a.seen, References: []string{},
-			Proposed: events.Proposed{Response: "alert", Command: "lanyard doctor"}})
+			Proposed: events.Proposed{Response: "alert", Command: cmp.Or(a.command, "lanyard doctor")}})
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,7 @@ func (w *world) settings() config.Config {
 	var c config.Config
 	c.Data = w.dir
 	c.Issuance.MaxTTL = config.Duration(15 * time.Minute)
-	c.Revocation = config.Revocation{Heartbeat: config.Duration(time.Second), Objective: config.Duration(time.Minute), Breadth: 50, Cap: 5,
+	c.Revocation = config.Revocation{Heartbeat: config.Duration(time.Second), Objective: config.Duration(time.Minute), Breadth: 50, Cap: 5, ApprovalWindow: config.Duration(15 * time.Minute),
 		FreezeTTL: config.Duration(time.Hour)}
 	if w.sweep != nil {
 		w.sweep(&c)

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -33,18 +34,23 @@ type ask struct {
 	Reason     string        `json:"reason"`
 	TTLSeconds int64         `json:"ttl_seconds"`
 	Confirm    int64         `json:"confirm"`
+	Approval   bool          `json:"approval"` // instead of confirm: a second person approves it
 }
 
 // http is the API. Reads need the scope lanyard.read, the rest lanyard.revoke.
-func (r *revoker) http(env service.Env) http.Handler {
+func (r *revoker) http(env service.Env, more ...func(*http.ServeMux, service.Env)) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/revocations/preview", env.Authorize(service.ScopeRevoke, r.api(r.postPreview)))
 	mux.Handle("POST /v1/revocations", env.Authorize(service.ScopeRevoke, r.api(r.postRevocation)))
+	mux.Handle("POST /v1/revocations/{id}/approve", env.Authorize(service.ScopeRevoke, r.api(r.postApproval)))
 	mux.Handle("GET /v1/revocations/{id}", env.Authorize(service.ScopeRead, r.api(r.getRevocation)))
 	mux.Handle("GET /v1/revocations/{id}/receipts", env.Authorize(service.ScopeRead, r.api(r.getReceipts)))
 	mux.Handle("GET /v1/revocations", env.Authorize(service.ScopeRead, r.api(r.listRevocations)))
 	mux.Handle("GET /v1/guards", env.Authorize(service.ScopeRead, r.api(r.listGuards)))
 	mux.Handle("GET /v1/trace/{id}", env.Authorize(service.ScopeRead, r.api(r.getTrace)))
+	for _, routes := range more {
+		routes(mux, env)
+	}
 	return mux
 }
 
@@ -102,17 +108,28 @@ func (r *revoker) explain(q *http.Request, err error) *httpError {
 
 func readAsk(w http.ResponseWriter, q *http.Request) (ask, error) {
 	var a ask
-	b, err := io.ReadAll(http.MaxBytesReader(w, q.Body, maxBody))
-	if err != nil {
-		return a, &httpError{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body is larger than %d bytes, or broke off", maxBody)}
-	}
-	if err := json.Unmarshal(b, &a, json.RejectUnknownMembers(true)); err != nil {
-		return a, fmt.Errorf("%w: %w", errBadRequest, err)
+	if err := readJSON(w, q, &a); err != nil {
+		return a, err
 	}
 	if a.Mode == "" {
 		a.Mode = events.ModeRevoke
 	}
 	return a, nil
+}
+
+// readJSON reads a body strictly; an empty one leaves v as it is.
+func readJSON(w http.ResponseWriter, q *http.Request, v any) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, q.Body, maxBody))
+	if err != nil {
+		return &httpError{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body is larger than %d bytes, or broke off", maxBody)}
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(b, v, json.RejectUnknownMembers(true)); err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	return nil
 }
 
 // authority is the tenant that a caller's request is decided for.
@@ -128,6 +145,12 @@ func (r *revoker) postRevocation(w http.ResponseWriter, q *http.Request, caller 
 	if err != nil {
 		return 0, nil, err
 	}
+	return r.submit(q, caller, events.RevocationRequested{Mode: a.Mode, Target: a.Target, Reason: a.Reason, RequestedBy: caller.Subject,
+		TTLSeconds: a.TTLSeconds, Confirm: a.Confirm, Approval: a.Approval})
+}
+
+// submit makes a caller's request durable and accepts it.
+func (r *revoker) submit(q *http.Request, caller token.Claims, p events.RevocationRequested) (int, any, error) {
 	tenant := authority(caller)
 	if tenant == "" {
 		return 0, nil, &httpError{http.StatusForbidden, accept.CodeForbidden, "only operators of this tenant may revoke"}
@@ -143,7 +166,6 @@ func (r *revoker) postRevocation(w http.ResponseWriter, q *http.Request, caller 
 		}
 		id = hex.EncodeToString(b[:])
 	}
-	p := events.RevocationRequested{Mode: a.Mode, Target: a.Target, Reason: a.Reason, RequestedBy: caller.Subject, TTLSeconds: a.TTLSeconds, Confirm: a.Confirm}
 	req := accept.Request{Revocation: ID(tenant, id), Tenant: tenant, RevocationRequested: p}
 	if err := check(req); err != nil {
 		return 0, nil, err
@@ -166,6 +188,31 @@ func (r *revoker) postRevocation(w http.ResponseWriter, q *http.Request, caller 
 		return 0, nil, err
 	}
 	return r.answer(ctx, res)
+}
+
+// postApproval approves what somebody else proposed.
+func (r *revoker) postApproval(w http.ResponseWriter, q *http.Request, caller token.Claims) (int, any, error) {
+	var body struct {
+		Reason string `json:"reason"` // absent: the proposal's
+	}
+	if err := readJSON(w, q, &body); err != nil {
+		return 0, nil, err
+	}
+	id := q.PathValue("id")
+	var p *events.RevocationProposed
+	err := r.ledger.Inspect(q.Context(), id, func(s *ledger.State) {
+		if visible(s, caller) {
+			p = s.Proposed
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, nil, err
+	case p == nil:
+		return 0, nil, &httpError{http.StatusNotFound, accept.CodeUnknownTarget, "there is no proposed revocation of this id"}
+	}
+	return r.submit(q, caller, events.RevocationRequested{Mode: p.Mode, Target: plain(p.Target), Reason: cmp.Or(body.Reason, p.Reason),
+		RequestedBy: caller.Subject, Approves: id})
 }
 
 // answer makes the HTTP answer of what became of a request.
@@ -252,6 +299,18 @@ func (r *revoker) listRevocations(_ http.ResponseWriter, q *http.Request, caller
 		}
 	}
 	out := []view{}
+	switch status := q.URL.Query().Get("status"); status {
+	case "":
+	case string(ledger.StatusProposed):
+		for _, p := range r.ledger.Proposed(tenant) {
+			if len(out) < limit {
+				out = append(out, proposal(p))
+			}
+		}
+		return http.StatusOK, out, nil
+	default:
+		return 0, nil, fmt.Errorf("%w: status is %q, want proposed", errBadRequest, status)
+	}
 	for _, s := range r.ledger.List(tenant, limit) {
 		out = append(out, listed(s))
 	}

@@ -82,6 +82,7 @@ type revoker struct {
 	table  *presence.Table
 	names  *lineage.Namer
 	signer token.Signer
+	issuer string // URL
 	epoch  uint64
 	now    func() time.Time
 	rand   io.Reader
@@ -90,6 +91,7 @@ type revoker struct {
 
 	heartbeat, objective time.Duration
 	keep                 time.Duration // longest token life + skew
+	window               time.Duration // within which a second person approves
 
 	standing  []journal.Held // what the journal says the feed must hold
 	mended    chan struct{}  // closed when the feed holds it
@@ -125,13 +127,17 @@ func New(env service.Env) (service.Service, error) {
 	g := graph.New(env.State, env.Bus, env.Namer, env.Now)
 	r := newRevoker(env, parts{bus: env.Bus, guard: env.Guard, graph: g, book: j, signer: signer, epoch: epoch,
 		standing: journal.Standing(records, env.Now())})
+	drills, err := openDrills(r, env)
+	if err != nil {
+		return service.Service{}, errors.Join(err, j.Close())
+	}
 	return service.Service{
 		Name:     "revocation",
 		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt)},
-		Tasks: append(r.tasks(), service.Task{Name: "graph", Run: g.Run},
+		Tasks: append(append(r.tasks(), drills.tasks()...), service.Task{Name: "graph", Run: g.Run},
 			service.Task{Name: "horizon", Run: r.every(time.Second, g.Watch)}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
-		Publishes: publishes(),
-		HTTP:      r.http(env),
+		Publishes: append(publishes(), drillTypes()...),
+		HTTP:      r.http(env, drills.routes),
 		Close:     j.Close,
 	}, nil
 }
@@ -155,6 +161,8 @@ func newRevoker(env service.Env, p parts) *revoker {
 		limits:    accept.Limits{Breadth: c.Breadth, Cap: c.Cap, FreezeTTL: time.Duration(c.FreezeTTL), AllowUnsafe: c.AllowUnsafeServer},
 		heartbeat: time.Duration(c.Heartbeat), objective: time.Duration(c.Objective),
 		keep:   time.Duration(env.Config.Issuance.MaxTTL) + skew,
+		issuer: env.Config.Issuer.URL,
+		window: time.Duration(c.ApprovalWindow),
 		mended: make(chan struct{}),
 	}
 	r.ledger = ledger.New(p.bus, env.Now)
@@ -167,7 +175,7 @@ func newRevoker(env service.Env, p parts) *revoker {
 
 // publishes are the events that the service appends itself.
 func publishes() []string {
-	return []string{events.TypeRevocationRequested, events.TypeRevocationAccepted, events.TypeRevocationRefused,
+	return []string{events.TypeRevocationRequested, events.TypeRevocationAccepted, events.TypeRevocationRefused, events.TypeRevocationProposed,
 		events.TypeRevocationEnforced, events.TypeRevocationClosed, events.TypeRevocationLifted, events.TypeAnomalyDetected}
 }
 

@@ -29,6 +29,8 @@ type view struct {
 	Handle      string                        `json:"handle,omitempty"`
 	By          string                        `json:"by,omitempty"`
 	Tenant      string                        `json:"tenant,omitempty"` // in whose log it stands
+	ApprovedBy  string                        `json:"approved_by,omitempty"`
+	ExpiresAt   *time.Time                    `json:"expires_at,omitempty"` // of a proposal
 	AcceptedAt  *time.Time                    `json:"accepted_at,omitempty"`
 	Until       *time.Time                    `json:"until,omitempty"`
 	ClosedAt    *time.Time                    `json:"closed_at,omitempty"`
@@ -65,6 +67,9 @@ func viewOf(s *ledger.State, now time.Time) view {
 		v.Code, v.Reason, v.Mode, v.Target, v.By = s.Refused.Code, s.Refused.Reason, s.Refused.Mode, &s.Refused.Target, s.Refused.By
 		return v
 	}
+	if s.Accepted == nil && s.Proposed != nil {
+		return proposal(accept.Proposal{Tenant: s.Tenant, RevocationProposed: *s.Proposed})
+	}
 	if s.Accepted == nil {
 		return v
 	}
@@ -94,7 +99,7 @@ func viewOf(s *ledger.State, now time.Time) view {
 func (v *view) accepted(a events.RevocationAccepted) {
 	v.Mode, v.Target, v.Handle, v.By, v.Reason = a.Mode, &a.Target, a.Handle, a.By, a.Reason
 	v.AcceptedAt, v.Until, v.Epoch, v.Sequence = &a.AcceptedAt, a.Until, a.Epoch, a.Sequence
-	v.Descendants, v.Tenants = a.Descendants, a.Tenants
+	v.Descendants, v.Tenants, v.ApprovedBy = a.Descendants, a.Tenants, a.ApprovedBy
 }
 
 func (v *view) closed(c events.RevocationClosed) {

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -118,7 +117,7 @@ func printReport(out io.Writer, r receipt.Report) error {
 	w, col, s := bufio.NewWriter(out), colours(out), r.Statement
 	name := s.Handle
 	if s.Target.Kind != "" {
-		name = s.Target.Kind + ":" + strings.TrimPrefix(s.Target.Tenant+"/"+s.Target.ID, "/")
+		name = targetText(s.Target)
 	}
 	fmt.Fprintf(w, "%s: %s of %s by %s\n", col.good("proven"), s.Mode, clean(name), clean(s.By))
 	fmt.Fprintf(w, "  revocation   %s\n  accepted     %s\n  closed       %s, %s later\n", clean(s.Revocation), exact(s.AcceptedAt), exact(s.ClosedAt), ms(float64(s.ClosedAt.Sub(s.AcceptedAt).Microseconds())/1000))

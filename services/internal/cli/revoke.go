@@ -82,19 +82,23 @@ type revokePreview struct {
 
 // revocationState is a revocation as the API shows it.
 type revocationState struct {
-	Revocation  string     `json:"revocation"`
-	State       string     `json:"state"` // pending, accepted, closed, refused, lifted
-	Code        string     `json:"code,omitempty"`
-	Reason      string     `json:"reason,omitempty"`
-	Handle      string     `json:"handle"`
-	AcceptedAt  *time.Time `json:"accepted_at,omitempty"`
-	ClosedAt    *time.Time `json:"closed_at,omitempty"`
-	Expected    int        `json:"expected"`
-	Enforced    int        `json:"enforced"`
-	Missing     []string   `json:"missing"`
-	Descendants int64      `json:"descendants"`
-	Tenants     []string   `json:"tenants"`
-	MerkleRoot  string     `json:"merkle_root,omitempty"`
+	Revocation  string         `json:"revocation"`
+	State       string         `json:"state"` // pending, accepted, closed, refused, lifted
+	Code        string         `json:"code,omitempty"`
+	Reason      string         `json:"reason,omitempty"`
+	Handle      string         `json:"handle"`
+	By          string         `json:"by,omitempty"`
+	ApprovedBy  string         `json:"approved_by,omitempty"`
+	Target      *events.Target `json:"target,omitempty"`
+	ExpiresAt   *time.Time     `json:"expires_at,omitempty"` // of a proposal
+	AcceptedAt  *time.Time     `json:"accepted_at,omitempty"`
+	ClosedAt    *time.Time     `json:"closed_at,omitempty"`
+	Expected    int            `json:"expected"`
+	Enforced    int            `json:"enforced"`
+	Missing     []string       `json:"missing"`
+	Descendants int64          `json:"descendants"`
+	Tenants     []string       `json:"tenants"`
+	MerkleRoot  string         `json:"merkle_root,omitempty"`
 	Receipts    []struct {
 		Point     string  `json:"point"`
 		Outcome   string  `json:"outcome"`
@@ -105,7 +109,7 @@ type revocationState struct {
 // revokeFlags are the flags of revoke and lift.
 type revokeFlags struct {
 	reason, confirm string
-	freeze          bool
+	freeze, propose bool
 	ttl, wait       time.Duration
 }
 
@@ -126,6 +130,7 @@ a 16-character handle, or the SHA-256 of a token's text.`,
 		Example: `  lanyard revoke identity:acme/orchestrator
   lanyard revoke identity:acme/orchestrator --reason "stolen laptop" --confirm
   lanyard revoke owner:acme/ana@acme.example --reason "left" --confirm=41
+  lanyard revoke owner:acme/ana@acme.example --reason "left" --propose
   lanyard revoke task:acme/process-orders --freeze --ttl 30m --reason "looks odd" --confirm
   lanyard revoke lift task:acme/process-orders --reason "explained" --confirm`,
 		Args: exactArgs(1, "a target"),
@@ -139,10 +144,11 @@ a 16-character handle, or the SHA-256 of a token's text.`,
 	}
 	f.register(c)
 	c.Flags().BoolVar(&f.freeze, "freeze", false, "end it reversibly, for --ttl")
+	c.Flags().BoolVar(&f.propose, "propose", false, "instead of --confirm: let a second person approve it, see 'lanyard revoke approve'")
 	c.Flags().DurationVar(&f.ttl, "ttl", 0, "how long a freeze lasts (default: the configured one, 1h)")
 	lift := liftCommand(o)
 	lift.Use = "lift TARGET"
-	c.AddCommand(lift, revokeShow(o), revokeList(o))
+	c.AddCommand(lift, revokeApprove(o), revokeShow(o), revokeList(o))
 	return c
 }
 
@@ -171,7 +177,10 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 	if err != nil {
 		return err
 	}
-	if f.confirm != "" && f.reason == "" {
+	if f.propose && f.confirm != "" {
+		return usage("--confirm and --propose exclude each other")
+	}
+	if (f.confirm != "" || f.propose) && f.reason == "" {
 		return usage("say why with --reason; it travels into every denial log")
 	}
 	a, err := openAPI(o)
@@ -182,7 +191,7 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 	if f.ttl > 0 {
 		body["ttl_seconds"] = int64(f.ttl.Seconds())
 	}
-	if f.confirm == "" {
+	if f.confirm == "" && !f.propose {
 		var p revokePreview
 		if err := a.call(c.Context(), http.MethodPost, a.ends.Revocation, "/v1/revocations/preview", nil, body, &p); err != nil {
 			return fmt.Errorf("preview: %w", err)
@@ -193,7 +202,9 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 		printPreview(c.OutOrStdout(), arg, mode, p)
 		return nil
 	}
-	if f.confirm != "yes" {
+	if f.propose {
+		body["approval"] = true
+	} else if f.confirm != "yes" {
 		n, err := strconv.ParseInt(f.confirm, 10, 64)
 		if err != nil || n < 0 {
 			return usage("--confirm=%s: want the previewed number of credentials", f.confirm)
@@ -211,6 +222,8 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 func (a *api) followRevocation(c *cobra.Command, o *options, s revocationState, wait time.Duration) error {
 	w, col := c.OutOrStdout(), colours(c.OutOrStdout())
 	switch {
+	case s.State == "proposed":
+		return proposed(w, o, s)
 	case o.json:
 	case s.Code == "already_revoked":
 		fmt.Fprintf(w, "%s by %s\n", col.good("already revoked"), s.Revocation)
@@ -342,19 +355,28 @@ func revokeShow(o *options) *cobra.Command {
 }
 
 func revokeList(o *options) *cobra.Command {
-	return &cobra.Command{
+	var waiting bool
+	c := &cobra.Command{
 		Use: "list", Short: "List revocations", Args: exactArgs(0, "no arguments"),
+		Example: "  lanyard revoke list\n  lanyard revoke list --proposed",
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := openAPI(o)
 			if err != nil {
 				return err
 			}
 			var list []revocationState
-			if err := a.call(c.Context(), http.MethodGet, a.ends.Revocation, "/v1/revocations", nil, nil, &list); err != nil {
+			query := url.Values{}
+			if waiting {
+				query.Set("status", "proposed")
+			}
+			if err := a.call(c.Context(), http.MethodGet, a.ends.Revocation, "/v1/revocations", query, nil, &list); err != nil {
 				return fmt.Errorf("list revocations: %w", err)
 			}
 			if o.json {
 				return printJSON(c.OutOrStdout(), list)
+			}
+			if waiting {
+				return printProposals(c.OutOrStdout(), list)
 			}
 			rows := make([][]string, 0, len(list))
 			for _, s := range list {
@@ -367,4 +389,6 @@ func revokeList(o *options) *cobra.Command {
 			return table(c.OutOrStdout(), []string{"REVOCATION", "ACCEPTED", "STATE", "RECEIPTS", "CREDENTIALS", "REASON"}, rows)
 		},
 	}
+	c.Flags().BoolVar(&waiting, "proposed", false, "those that wait for a second person's approval")
+	return c
 }

@@ -38,6 +38,7 @@ func TestScriptsRunning(t *testing.T) {
 			e.Setenv("LANYARD_DATA", dir)
 			e.Setenv("OIDC", sys.Endpoints.LocalOIDC)
 			e.Setenv("INTAKE", sys.Endpoints.Intake)
+			e.Setenv("ISSUER", sys.Endpoints.Issuer)
 			return nil
 		},
 	})

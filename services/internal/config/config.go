@@ -239,6 +239,9 @@ type Revocation struct {
 	Objective Duration `yaml:"objective"`
 	// Breadth is the number of descendants above which confirm is needed. Default 50.
 	Breadth int64 `yaml:"breadth"`
+	// ApprovalWindow is how long a broad request that was proposed instead of confirmed
+	// waits for a second person's approval. Default 15m, 1m to 24h.
+	ApprovalWindow Duration `yaml:"approval_window"`
 	// Cap is the number of revocations per requester in 10 minutes. Default 100.
 	Cap int `yaml:"cap"`
 	// FreezeTTL of a freeze that names none. Default 1h.
@@ -246,6 +249,21 @@ type Revocation struct {
 	// AllowUnsafeServer accepts revokes though the server may lose them at a power
 	// cut. Default false. Never true in production.
 	AllowUnsafeServer bool `yaml:"allow_unsafe_server"`
+	// Drills prove on a schedule that the kill switch works.
+	Drills Drills `yaml:"drills"`
+}
+
+// Drills mint a canary credential in each tenant, revoke it and see that every
+// enforcement point refuses it.
+type Drills struct {
+	// Every is the time between two drills of a tenant. A tenant whose switch was not
+	// proven for that long and a tenth more raises an alert. Default 0: no schedule;
+	// "lanyard drill run" works all the same. At least 10m.
+	Every Duration `yaml:"every"`
+	// Tenants that have drills on schedule. Default [lanyard].
+	Tenants []string `yaml:"tenants"`
+	// Owner is who answers for the canary identities. Default "lanyard".
+	Owner string `yaml:"owner"`
 }
 
 // Guard is the forward-auth server and the lease of every guard in the process.

@@ -182,6 +182,7 @@ func TestValidateRefuses(t *testing.T) {
 		"period":          {func(c *Config) { c.Rotation.SigningKeyPeriod = Duration(time.Minute) }, "rotation.signing_key_period", "longer than"},
 		"cap":             {func(c *Config) { c.Revocation.Cap = 0 }, "revocation.cap", "1 or more"},
 		"breadth":         {func(c *Config) { c.Revocation.Breadth = -1 }, "revocation.breadth", "0"},
+		"approval":        {func(c *Config) { c.Revocation.ApprovalWindow = 0 }, "revocation.approval_window", "1m to"},
 		"freeze":          {func(c *Config) { c.Revocation.FreezeTTL = 1 }, "revocation.freeze_ttl", "1m to"},
 		"objective":       {func(c *Config) { c.Revocation.Objective = 0 }, "revocation.objective", "positive"},
 		"guard tenant":    {func(c *Config) { c.Guard.Tenant = "A.b" }, "guard.tenant", "a-z"},

@@ -299,11 +299,25 @@ func (c Config) validateRevocation(p *problems) {
 	if r.Breadth < 0 {
 		p.add("revocation.breadth", "is %d: use 0 (always confirm) or more", r.Breadth)
 	}
+	if r.ApprovalWindow < Duration(time.Minute) || r.ApprovalWindow > Duration(24*time.Hour) {
+		p.add("revocation.approval_window", "is %s: a second person needs a moment, and yesterday's request should be asked again; use 1m to 24h", r.ApprovalWindow)
+	}
 	if r.Cap < 1 {
 		p.add("revocation.cap", "is %d: nobody could revoke anything; use 1 or more", r.Cap)
 	}
 	if r.FreezeTTL < Duration(time.Minute) || r.FreezeTTL > Duration(30*24*time.Hour) {
 		p.add("revocation.freeze_ttl", "is %s: a freeze ends by itself; use 1m to 720h", r.FreezeTTL)
+	}
+	if d := r.Drills; d.Every != 0 && d.Every < Duration(10*time.Minute) {
+		p.add("revocation.drills.every", "is %s: each drill revokes something everywhere; use 10m or more, or 0 for none", d.Every)
+	}
+	for _, t := range r.Drills.Tenants {
+		if !events.ValidTenant(t) {
+			p.add("revocation.drills.tenants", "has %q: want 1 to 63 of a-z, 0-9 and -", t)
+		}
+	}
+	if r.Drills.Owner == "" {
+		p.add("revocation.drills.owner", "is empty: somebody must answer for the canaries; name them")
 	}
 	if !events.ValidTenant(c.Guard.Tenant) {
 		p.add("guard.tenant", "is %q: want 1 to 63 of a-z, 0-9 and -", c.Guard.Tenant)

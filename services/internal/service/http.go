@@ -143,7 +143,12 @@ func newServer(name string, h http.Handler, log *zap.Logger, seconds *prometheus
 	log = log.Named("http")
 	errorLog, _ := zap.NewStdLogAt(log, zap.DebugLevel) // fails for unknown levels only
 	draining, drain := context.WithCancel(context.Background())
+	var protocols http.Protocols // HTTP/2 in the clear, on loopback, is for gRPC (OTLP)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
+		Protocols:         &protocols,
 		Handler:           observe(name, endStreams(draining, h), log, seconds, now),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,

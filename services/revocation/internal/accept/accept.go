@@ -22,6 +22,10 @@ const (
 	CodeUnsafe         = "unsafe_server"
 )
 
+// CodeApproval is a verdict that is no refusal: the request waits for a second
+// person.
+const CodeApproval = "approval_required"
+
 // Window is the time over which requesters' revocations are counted.
 const Window = 10 * time.Minute
 
@@ -36,6 +40,7 @@ const SystemTenant = "lanyard"
 type Request struct {
 	Revocation string // its id
 	Tenant     string // of the subject or the authenticated caller: the authority
+	ApprovedBy string // the second person, of a request that was proposed
 	events.RevocationRequested
 }
 
@@ -112,11 +117,15 @@ func Decide(req Request, f Facts, l Limits, now time.Time) Verdict {
 	case f.Unsafe != nil && !l.AllowUnsafe:
 		return Verdict{Code: CodeUnsafe, Reason: "nothing can be promised: " + f.Unsafe.Error()}
 	}
-	if v := breadth(req, f, l); v.Code != "" {
-		return v
+	wide := breadth(req, f, l)
+	if wide.Code != "" && !req.Approval {
+		return wide
 	}
 	if v := runaway(req, f, l); v.Code != "" {
 		return v
+	}
+	if wide.Code != "" {
+		return Verdict{Code: CodeApproval, Reason: "a second person has to approve it"}
 	}
 	if req.Mode != events.ModeFreeze {
 		return Verdict{}
@@ -191,6 +200,8 @@ func NeedsConfirm(t Thing, live int64, breadth int64) bool {
 
 func breadth(req Request, f Facts, l Limits) Verdict {
 	switch {
+	case req.ApprovedBy != "":
+		return Verdict{} // two people looked at it
 	case !f.LiveKnown && !Broad(f.Thing.Kind):
 		return Verdict{} // a narrow kind is not held up by a lost read model
 	case !f.LiveKnown:
@@ -230,4 +241,34 @@ func runaway(req Request, f Facts, l Limits) Verdict {
 		return Verdict{Code: CodeCap, Reason: fmt.Sprintf("tenant %s made %d revocations in the last 10 minutes, the cap", req.Tenant, all)}
 	}
 	return Verdict{}
+}
+
+// Proposal is a request that waits for a second person.
+type Proposal struct {
+	Tenant string // of the request
+	events.RevocationProposed
+}
+
+// Approve decides whether req, which approves p, makes p be carried out. It is pure.
+// People of p's tenant and of the system tenant may approve, but never their own.
+func Approve(req Request, p Proposal, now time.Time) Verdict {
+	switch {
+	case p.Tenant != req.Tenant && req.Tenant != SystemTenant:
+		return Verdict{Code: CodeUnknownTarget, Reason: "no proposed revocation " + req.Approves + " is known"}
+	case req.Mode != p.Mode:
+		return Verdict{Code: CodeForbidden, Reason: fmt.Sprintf("it was proposed to %s, not to %s", p.Mode, req.Mode)}
+	case req.Automatic:
+		return Verdict{Code: CodeForbidden, Reason: "only a person can approve"}
+	case p.Tenant == req.Tenant && p.By == req.RequestedBy:
+		return Verdict{Code: CodeForbidden, Reason: req.RequestedBy + " asked for it; somebody else has to approve it"}
+	case !now.Before(p.ExpiresAt):
+		return Lapsed(p.RevocationProposed)
+	}
+	return Verdict{}
+}
+
+// Lapsed is the verdict on a proposal that nobody approved in time.
+func Lapsed(p events.RevocationProposed) Verdict {
+	return Verdict{Code: CodeConfirm, Confirm: max(p.Descendants, 1),
+		Reason: fmt.Sprintf("nobody approved it within %s; ask again", p.ExpiresAt.Sub(p.ProposedAt))}
 }

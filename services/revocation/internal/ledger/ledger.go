@@ -49,10 +49,11 @@ type Ledger struct {
 	states   map[string]*entry // open ones, and the newest complete ones
 	complete []string          // ids in states that are complete, oldest first
 	sums     map[string]Summary
-	order    []string          // ids in sums, as accepted
-	handles  map[string]string // handle -> the newest revocation accepted for it
-	uses     map[string][]use  // requester, and "tenant/" for all of a tenant
-	lifts    map[string]string // id of a lifting request -> the freeze it ended
+	order    []string                   // ids in sums, as accepted
+	handles  map[string]string          // handle -> the newest revocation accepted for it
+	uses     map[string][]use           // requester, and "tenant/" for all of a tenant
+	proposed map[string]accept.Proposal // what waits for a second person, by id
+	lifts    map[string]string          // id of a lifting request -> the freeze it ended
 	seq      uint64
 	watchers map[string][]chan struct{}
 	target   uint64
@@ -74,7 +75,7 @@ type use struct {
 // New makes a ledger; Run fills it.
 func New(log Log, now func() time.Time) *Ledger {
 	return &Ledger{log: log, now: now, states: map[string]*entry{}, sums: map[string]Summary{}, handles: map[string]string{},
-		uses: map[string][]use{}, lifts: map[string]string{}, watchers: map[string][]chan struct{}{}, ready: make(chan struct{})}
+		uses: map[string][]use{}, proposed: map[string]accept.Proposal{}, lifts: map[string]string{}, watchers: map[string][]chan struct{}{}, ready: make(chan struct{})}
 }
 
 // Run follows the log until ctx ends.
@@ -182,6 +183,11 @@ func (l *Ledger) index(s *State, fresh bool) {
 	}
 	if s.LiftedBy != "" {
 		l.lifts[s.LiftedBy] = s.ID
+	}
+	if s.Status() == StatusProposed {
+		l.proposed[s.ID] = accept.Proposal{Tenant: s.Tenant, RevocationProposed: *s.Proposed}
+	} else {
+		delete(l.proposed, s.ID)
 	}
 	if !s.Open() && !slices.Contains(l.complete, s.ID) && (s.Closed != nil || s.Refused != nil) {
 		l.complete = append(l.complete, s.ID)
@@ -364,6 +370,23 @@ func (l *Ledger) List(tenant string, limit int) []Summary {
 			out = append(out, s)
 		}
 	}
+	return out
+}
+
+// Proposed is what waits for a second person's approval, of one tenant's log ("":
+// all), oldest first.
+func (l *Ledger) Proposed(tenant string) []accept.Proposal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := []accept.Proposal{}
+	for _, p := range l.proposed {
+		if tenant == "" || p.Tenant == tenant {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b accept.Proposal) int {
+		return cmp.Or(a.ProposedAt.Compare(b.ProposedAt), strings.Compare(a.Revocation, b.Revocation))
+	})
 	return out
 }
 

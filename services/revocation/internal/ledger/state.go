@@ -19,6 +19,7 @@ type Status string
 
 // The statuses.
 const (
+	StatusProposed Status = "proposed" // waits for a second person's approval
 	StatusPending  Status = "pending"  // asked for, nothing on the log yet
 	StatusAccepted Status = "accepted" // durable; not every guard has answered
 	StatusClosed   Status = "closed"   // no guard honours the handle any more
@@ -33,6 +34,7 @@ type State struct {
 	Request  string // id of the request
 	Trace    string // correlation id
 	Accepted *events.RevocationAccepted
+	Proposed *events.RevocationProposed
 	Refused  *events.RevocationRefused
 	Closed   *events.RevocationClosed
 	Lifted   *events.RevocationLifted
@@ -54,6 +56,8 @@ func (s *State) Status() Status {
 		return StatusAccepted
 	case s.Refused != nil:
 		return StatusRefused
+	case s.Proposed != nil:
+		return StatusProposed
 	}
 	return StatusPending
 }
@@ -117,6 +121,12 @@ func (s *State) apply(e events.Event) error {
 		}
 		s.Accepted, s.cause = &p, e
 		s.Request, s.Trace = events.Extension(e, events.ExtCausation), events.Extension(e, events.ExtCorrelation)
+	case events.TypeRevocationProposed:
+		p, err := events.As[events.RevocationProposed](e)
+		if err != nil {
+			return err
+		}
+		s.Proposed, s.cause, s.Request = &p, e, events.Extension(e, events.ExtCausation)
 	case events.TypeRevocationRefused:
 		p, err := events.As[events.RevocationRefused](e)
 		if err != nil {
