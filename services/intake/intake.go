@@ -109,25 +109,49 @@ func admitted() []string {
 
 func (s *server) routes(authorize func(scope string, h http.Handler) http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /v1/events", authorize(service.ScopeIntake, s.door("events", s.events)))
+	open := func(pattern string, d door) { mux.Handle(pattern, authorize(service.ScopeIntake, s.open(d))) }
+	open("POST /v1/events", plain("events", s.events))
 	for _, a := range s.table {
-		mux.Handle("POST /v1/"+a.Name, authorize(service.ScopeIntake, s.door(a.Name, s.records(a))))
+		if a.Name == "traces" {
+			open("POST /v1/traces", s.tracesHTTP(a))
+			open(exportPath, s.tracesGRPC(a))
+			continue
+		}
+		open("POST /v1/"+a.Name, plain(a.Name, s.records(a)))
 	}
 	return mux
 }
 
-// door does what all endpoints have in common: it finds the caller and the tenant,
-// bounds how many bodies are in memory, and answers for what take made of them.
-func (s *server) door(source string, take func(http.ResponseWriter, *http.Request, sender) (batch, error)) http.Handler {
+// door is one way in: how to read a request, and how to answer it in the protocol of
+// the sender.
+type door struct {
+	source  string // what is sent: "events", or the name of an adapter
+	take    func(http.ResponseWriter, *http.Request, *sender) (batch, error)
+	answer  func(http.ResponseWriter, *http.Request, Result)
+	problem func(w http.ResponseWriter, r *http.Request, status int, code, detail string)
+}
+
+// plain is a door that answers with a Result or a problem, as JSON.
+func plain(source string, take func(http.ResponseWriter, *http.Request, *sender) (batch, error)) door {
+	return door{source: source, take: take,
+		answer: func(w http.ResponseWriter, _ *http.Request, out Result) { service.JSON(w, http.StatusAccepted, out) },
+		problem: func(w http.ResponseWriter, _ *http.Request, status int, code, detail string) {
+			service.Problem(w, status, code, detail)
+		}}
+}
+
+// open does what all doors have in common: it finds the caller and the tenant, bounds
+// how many bodies are in memory, and answers for what the door made of them.
+func (s *server) open(d door) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		claims, ok := service.Caller(r.Context())
 		if !ok {
-			service.Problem(w, http.StatusUnauthorized, "missing_token", "send a Lanyard access token in the Authorization header")
+			d.problem(w, r, http.StatusUnauthorized, "missing_token", "send a Lanyard access token in the Authorization header")
 			return
 		}
 		tenant, err := service.TenantOf(r, claims)
 		if err != nil {
-			service.Problem(w, status(err), code(err), err.Error())
+			d.problem(w, r, status(err), code(err), err.Error())
 			return
 		}
 		select {
@@ -136,8 +160,8 @@ func (s *server) door(source string, take func(http.ResponseWriter, *http.Reques
 		case <-r.Context().Done():
 			return
 		}
-		from := sender{claims: claims, tenant: tenant, path: r.URL.Path, source: source}
-		b, err := take(w, r, from)
+		from := sender{claims: claims, tenant: tenant, path: r.URL.Path, door: d}
+		b, err := d.take(w, r, &from)
 		if err != nil {
 			s.refuseWhole(w, r, from, b.body, err)
 			return
@@ -153,28 +177,28 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, from sender, b b
 	defer cancel()
 	if fresh := s.recent.unseen(b.accepted); len(fresh) > 0 {
 		if err := s.bus.Publish(ctx, fresh...); err != nil {
-			s.unavailable(w, from, err)
+			s.unavailable(w, r, from, err)
 			return
 		}
 		s.recent.stored(fresh)
 	}
 	if err := s.bury(ctx, from, b.refused); err != nil {
-		s.unavailable(w, from, err)
+		s.unavailable(w, r, from, err)
 		return
 	}
-	s.count(from.source, b)
+	s.count(from.door.source, b)
 	s.log.Info("events taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
 		zap.String("path", from.path), zap.Int("accepted", len(b.accepted)), zap.Int("refused", len(b.refused)), zap.Int("skipped", b.skipped))
 	if b.single && len(b.refused) == 1 {
 		err := b.refused[0].err
-		service.Problem(w, status(err), code(err), err.Error())
+		from.door.problem(w, r, status(err), code(err), err.Error())
 		return
 	}
 	out := Result{Accepted: len(b.accepted), Refused: []Refusal{}, Skipped: b.skipped}
 	for _, x := range b.refused {
 		out.Refused = append(out.Refused, Refusal{Index: x.index, ID: x.id, Code: code(x.err), Reason: x.err.Error()})
 	}
-	service.JSON(w, http.StatusAccepted, out)
+	from.door.answer(w, r, out)
 }
 
 // refuseWhole answers for a request of which nothing could be read.
@@ -182,27 +206,27 @@ func (s *server) refuseWhole(w http.ResponseWriter, r *http.Request, from sender
 	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
 	defer cancel()
 	if buryErr := s.bury(ctx, from, []refused{{data: body, err: err}}); buryErr != nil {
-		s.unavailable(w, from, buryErr)
+		s.unavailable(w, r, from, buryErr)
 		return
 	}
-	s.taken.WithLabelValues(from.source, code(err)).Inc()
+	s.taken.WithLabelValues(from.door.source, code(err)).Inc()
 	s.log.Info("request refused", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
 		zap.String("path", from.path), zap.String("code", code(err)), zap.Error(err))
-	service.Problem(w, status(err), code(err), err.Error())
+	from.door.problem(w, r, status(err), code(err), err.Error())
 }
 
 // unavailable answers when the bus did not. The outcome may be unknown, so the text
 // promises nothing but that sending again is safe.
-func (s *server) unavailable(w http.ResponseWriter, from sender, err error) {
+func (s *server) unavailable(w http.ResponseWriter, r *http.Request, from sender, err error) {
 	result := "unavailable"
 	if errors.Is(err, bus.ErrUnknownOutcome) {
 		result = "unknown_outcome"
 	}
-	s.taken.WithLabelValues(from.source, result).Inc()
+	s.taken.WithLabelValues(from.door.source, result).Inc()
 	s.log.Warn("events not taken", zap.String("tenant", from.tenant), zap.String("client", from.claims.Subject),
 		zap.String("path", from.path), zap.Error(err))
 	w.Header().Set("Retry-After", "2")
-	service.Problem(w, http.StatusServiceUnavailable, result, "the bus did not confirm the events; send the same events again, with the same ids")
+	from.door.problem(w, r, http.StatusServiceUnavailable, result, "the bus did not confirm the events; send the same events again, with the same ids")
 }
 
 func (s *server) count(source string, b batch) {

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -42,7 +43,8 @@ type sender struct {
 	tenant   string
 	path     string
 	instance string // which cluster, account or installation, as the sender says
-	source   string // what was sent: "events", or the name of an adapter
+	whole    bool   // it sends traces whole
+	door     door
 }
 
 // refused is one event or record that is not accepted.
@@ -63,7 +65,7 @@ type batch struct {
 }
 
 // events takes CloudEvents.
-func (s *server) events(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
+func (s *server) events(w http.ResponseWriter, r *http.Request, from *sender) (batch, error) {
 	body, err := wire.ReadBody(w, r, s.limit, false)
 	if err != nil {
 		return batch{}, err
@@ -79,7 +81,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, from sender) (ba
 			err = q.Agree(e)
 		}
 		if err == nil {
-			err = s.admit(e, from)
+			err = s.admit(e, *from)
 		}
 		b.add(i, text, e, err)
 	}
@@ -87,8 +89,8 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, from sender) (ba
 }
 
 // records takes the raw records of an adapter's source.
-func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Request, sender) (batch, error) {
-	return func(w http.ResponseWriter, r *http.Request, from sender) (batch, error) {
+func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Request, *sender) (batch, error) {
+	return func(w http.ResponseWriter, r *http.Request, from *sender) (batch, error) {
 		if err := recordsType(r.Header); err != nil {
 			return batch{}, err
 		}
@@ -96,21 +98,33 @@ func (s *server) records(a adapter.Adapter) func(http.ResponseWriter, *http.Requ
 		if err != nil {
 			return batch{}, err
 		}
-		from.instance = r.URL.Query().Get("instance")
-		if len(from.instance) > maxInstance {
-			return batch{body: body}, fmt.Errorf("read query: %w: instance is longer than %d characters", events.ErrEnvelope, maxInstance)
-		}
-		b, err := s.read(a, body, from)
-		if err != nil {
-			return batch{body: body}, err
-		}
-		return b, nil
+		return s.readAll(a, r, body, from)
 	}
+}
+
+// readAll decides on every record of a body that came with a request.
+func (s *server) readAll(a adapter.Adapter, r *http.Request, body []byte, from *sender) (batch, error) {
+	from.instance = hint(r, "instance")
+	from.whole = hint(r, "traces") == "whole"
+	if len(from.instance) > maxInstance {
+		return batch{body: body}, fmt.Errorf("read query: %w: instance is longer than %d characters", events.ErrEnvelope, maxInstance)
+	}
+	b, err := s.read(a, body, *from)
+	if err != nil {
+		return batch{body: body}, err
+	}
+	return b, nil
+}
+
+// hint is what the sender says of a delivery, in the query or, where the protocol has no
+// room for one, in a header: Lanyard-Instance, Lanyard-Traces.
+func hint(r *http.Request, name string) string {
+	return cmp.Or(r.URL.Query().Get(name), r.Header.Get("Lanyard-"+name))
 }
 
 // read decides on every record of a body.
 func (s *server) read(a adapter.Adapter, body []byte, from sender) (batch, error) {
-	items, err := a.Read(adapter.Input{Body: body, Tenant: from.tenant, Seen: s.now(), Limit: maxItems, Key: s.key, Instance: from.instance})
+	items, err := a.Read(adapter.Input{Body: body, Tenant: from.tenant, Seen: s.now(), Limit: maxItems, Key: s.key, Instance: from.instance, WholeTraces: from.whole})
 	if err != nil {
 		return batch{}, err
 	}

@@ -34,11 +34,12 @@ const issuer = "http://issuer.example"
 // world is intake over HTTP on a real NATS server, behind a real guard that follows
 // a kill feed with heartbeats.
 type world struct {
-	t      testing.TB
-	nats   *natsserver.Server
-	conn   *bus.Conn
-	url    string
-	signer token.Signer
+	t       testing.TB
+	nats    *natsserver.Server
+	conn    *bus.Conn
+	url     string
+	handler http.Handler
+	signer  token.Signer
 }
 
 func newWorld(t testing.TB, change ...func(*config.Config)) *world {
@@ -80,7 +81,7 @@ func newWorld(t testing.TB, change ...func(*config.Config)) *world {
 	tasks.Go(func() { _ = g.Run(ctx) })
 	srv := httptest.NewServer(svc.HTTP)
 	t.Cleanup(srv.Close)
-	w.url = srv.URL
+	w.url, w.handler = srv.URL, svc.HTTP
 	select {
 	case <-g.Ready():
 	case <-time.After(20 * time.Second):

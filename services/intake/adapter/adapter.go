@@ -11,6 +11,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/otel"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/records"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/sources"
 )
@@ -49,6 +50,8 @@ type Input struct {
 	// Instance names the cluster, account or installation it came from, where records do
 	// not say it. May be empty.
 	Instance string
+	// WholeTraces says that every span of a trace comes in one body.
+	WholeTraces bool
 	// Key makes the hashes that take the place of arguments. It must be secret, and the
 	// same for as long as equal arguments are to be seen to be equal.
 	Key []byte
@@ -73,6 +76,7 @@ func Table() []Adapter {
 		{"okta", "Okta System Log events: API pages, event hooks, log streams", each(sources.OktaShape, sources.Okta)},
 		{"openai", "OpenAI organization audit logs: pages of the admin API", each(sources.ModelsShape, sources.OpenAI)},
 		{"anthropic", "Anthropic organization activities: pages of the compliance API", each(sources.ModelsShape, sources.Anthropic)},
+		{"traces", "OpenTelemetry traces of agents (OTLP with GenAI conventions): protobuf or JSON; over gRPC too", traces},
 	}
 }
 
@@ -96,7 +100,7 @@ func each(shape records.Shape, read reader) func(Input) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := neutral.Context{Tenant: in.Tenant, Instance: in.Instance, Hash: neutral.NewHasher(in.Key)}
+		c := in.context()
 		items := make([]Item, 0, len(list))
 		for _, raw := range list {
 			r, err := read(raw, c)
@@ -104,6 +108,23 @@ func each(shape records.Shape, read reader) func(Input) ([]Item, error) {
 		}
 		return items, nil
 	}
+}
+
+// traces reads an OTLP request.
+func traces(in Input) ([]Item, error) {
+	list, err := otel.Read(in.Body, in.Limit, in.context())
+	if err != nil {
+		return nil, err
+	}
+	items := make([]Item, 0, len(list))
+	for _, x := range list {
+		items = append(items, in.item(x.Raw, x.Record, x.Err))
+	}
+	return items, nil
+}
+
+func (in Input) context() neutral.Context {
+	return neutral.Context{Tenant: in.Tenant, Instance: in.Instance, Hash: neutral.NewHasher(in.Key), WholeTraces: in.WholeTraces}
 }
 
 // item finishes a record that was read.

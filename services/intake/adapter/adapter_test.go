@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files, which must then
 var seen = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 
 func input(body []byte) Input {
-	return Input{Body: body, Tenant: "acme", Seen: seen, Limit: 1000, Key: []byte("a key for tests"), Instance: "prod-1"}
+	return Input{Body: body, Tenant: "acme", Seen: seen, Limit: 1000, Key: []byte("a key for tests"), Instance: "prod-1", WholeTraces: true}
 }
 
 // example is the example delivery of an adapter; "" when its package has tests of its own.

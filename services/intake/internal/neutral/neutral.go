@@ -76,6 +76,8 @@ type Context struct {
 	// says so and records do not. May be empty.
 	Instance string
 	Hash     Hasher
+	// WholeTraces says that every span of a trace comes in one request.
+	WholeTraces bool
 }
 
 // Skip says that a record is in order but states no act of an identity, and why.
