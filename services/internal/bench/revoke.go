@@ -27,7 +27,7 @@ const (
 // callers, guards and the service share the machine.
 func Revoke(ctx context.Context, o Options) ([]Row, error) {
 	var rows []Row
-	for _, suite := range []func(context.Context, Options, *revokeRig, *fanout) ([]Row, error){revokeLatency, cascadeFlatness, revokeSustained} {
+	for _, suite := range []func(context.Context, Options, *revokeRig, *fanout) ([]Row, error){revokeLatency, revokeCrowd, cascadeFlatness, revokeSustained} {
 		_, err := withServer(ctx, o, true, func(s *server.Server, c *bus.Conn) (float64, error) {
 			return withServer(ctx, o, true, func(raw *server.Server, _ *bus.Conn) (float64, error) {
 				r, err := newRevokeRig(ctx, o, s, c)
@@ -99,22 +99,22 @@ func revokeLatency(ctx context.Context, o Options, r *revokeRig, f *fanout) ([]R
 // cascadeFlatness is the time from the request until the last of 50 guards refuses,
 // for handles with many live descendants and for handles with one.
 func cascadeFlatness(ctx context.Context, o Options, r *revokeRig, _ *fanout) ([]Row, error) {
-	many := 100_000
+	many, some := 100_000, 1_000
 	if o.Short {
-		many = 2_000
+		many, some = 2_000, 100
 	}
 	per := max(revokeBig/max(o.Rounds, 1), 1)
 	if err := r.attach(ctx, revokeGuards); err != nil {
 		return nil, err
 	}
-	if err := r.tasks(ctx, revokeBig*5); err != nil {
+	if err := r.tasks(ctx, revokeBig*10); err != nil {
 		return nil, err
 	}
 	o.Progress("cascade.flatness: issuing %d credentials below %d handles", many, revokeBig)
-	if err := r.subtree(ctx, many); err != nil {
+	if err := errors.Join(r.subtree(ctx, many, "d", bigName), r.subtree(ctx, some, "m", midName)); err != nil {
 		return nil, err
 	}
-	big, small := 0, 0
+	big, small, mid := 0, 0, 0
 	figure := func(next *int, kind lineage.Kind, name func(int) string, confirm int64) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
 			var took []float64
@@ -135,7 +135,12 @@ func cascadeFlatness(ctx context.Context, o Options, r *revokeRig, _ *fanout) ([
 	if err != nil {
 		return nil, err
 	}
-	return []Row{Ratio("cascade.flatness", "ms", fmt.Sprintf("the same with 1 descendant instead of %d", many), a, b, 1.5, "max")}, nil
+	m, b2, err := Compare(ctx, o, "cascade.flatness_some", figure(&mid, lineage.KindDelegation, midName, int64(some)), figure(&small, lineage.KindTask, r.task, 0))
+	if err != nil {
+		return nil, err
+	}
+	return []Row{Ratio("cascade.flatness", "ms", fmt.Sprintf("the same with 1 descendant instead of %d", many), a, b, 1.5, "max"),
+		Ratio("cascade.flatness_some", "ms", fmt.Sprintf("the same with 1 descendant instead of %d", some), m, b2, 1.5, "max")}, nil
 }
 
 // revokeSustained is how many revokes a second are durable, each through the whole

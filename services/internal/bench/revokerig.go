@@ -236,13 +236,15 @@ func (r *revokeRig) tasks(ctx context.Context, n int) error {
 	return r.issue(ctx, n, "t", func(i int) []events.Named { return []events.Named{r.named(lineage.KindTask, r.task(i))} })
 }
 
+func midName(i int) string { return "delegation-some-" + strconv.Itoa(i) }
+
 // subtree issues n credentials below each of revokeBig delegations.
-func (r *revokeRig) subtree(ctx context.Context, n int) error {
+func (r *revokeRig) subtree(ctx context.Context, n int, prefix string, name func(int) string) error {
 	above := make([]events.Named, revokeBig)
 	for i := range above {
-		above[i] = r.named(lineage.KindDelegation, bigName(i))
+		above[i] = r.named(lineage.KindDelegation, name(i))
 	}
-	return r.issue(ctx, n, "d", func(int) []events.Named { return above })
+	return r.issue(ctx, n, prefix, func(int) []events.Named { return above })
 }
 
 // issue puts credentials on the log and waits until the graph holds them.
