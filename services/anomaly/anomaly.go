@@ -88,6 +88,7 @@ var judges = []struct {
 	{events.TypeIdentityFrozen, true},
 	{events.TypeIdentityRetired, true},
 	{events.TypeIdentityReinstated, false},
+	{events.TypeOwnerDeparted, false},
 	{events.TypeTrustDeclared, false},
 	{events.TypeDelegationCreated, true},
 	{events.TypeRevocationAccepted, true},

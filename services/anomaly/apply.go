@@ -48,6 +48,8 @@ func apply(g *engine.Engine, e events.Event) ([]engine.Output, error) {
 		return note(e, func(p events.IdentityReinstated) { g.IdentityReinstated(m, p.IdentityChange) })
 	case events.TypeIdentityRegistered:
 		return note(e, func(p events.IdentityRegistered) { g.Registered(m, p.Registration) })
+	case events.TypeOwnerDeparted:
+		return note(e, func(p events.OwnerDeparted) { g.OwnerDeparted(m, &p) })
 	case events.TypeTrustDeclared:
 		return note(e, func(p events.TrustDeclared) { g.TrustDeclared(m, &p) })
 	case events.TypeRevocationLifted:
@@ -55,7 +57,7 @@ func apply(g *engine.Engine, e events.Event) ([]engine.Output, error) {
 	case events.TypeRotationPrepared:
 		return note(e, func(p events.RotationPrepared) { g.Rotated(m, p.Rotation) })
 	case events.TypeRotationActivated:
-		return note(e, func(p events.RotationActivated) { g.Rotated(m, p.Rotation) })
+		return note(e, func(p events.RotationActivated) { g.Activated(m, p.Rotation) })
 	}
 	return nil, nil
 }

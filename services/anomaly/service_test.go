@@ -192,7 +192,7 @@ func TestCatalogIsWhole(t *testing.T) {
 	for _, d := range Catalog() {
 		ids = append(ids, d.ID)
 	}
-	want := []string{"D01", "D02", "D05", "D06", "D08", "D13", "D16", "D20", "D23", "D24", "D26", "D27", "D28"}
+	want := []string{"D01", "D02", "D03", "D04", "D05", "D06", "D07", "D08", "D09", "D10", "D11", "D12", "D13", "D14", "D15", "D16", "D17", "D20", "D21", "D22", "D23", "D24", "D26", "D27", "D28"}
 	if d := cmp.Diff(want, ids); d != "" {
 		t.Error(d)
 	}

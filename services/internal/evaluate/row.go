@@ -56,7 +56,9 @@ func (r Row) gated(direction string, gate float64) Row {
 
 // because adds what a reader of the row should know.
 func (r Row) because(why string) Row {
-	r.Why = why
+	if r.Value != nil {
+		r.Why = why
+	}
 	return r
 }
 

@@ -7,6 +7,8 @@ import "time"
 type Config struct {
 	MaxDepth int // D06: longest delegation chain that policy allows
 
+	SupersededGrace time.Duration // D03: how long an old key may still be used
+
 	SurpriseAlert    float64 // D10-D13: bits of a session that raise an alert
 	SurpriseContain  float64 // D10-D13: bits that ask for containment
 	SurpriseHold     float64 // D10-D13: bits of one use from which its values do not train for a day
@@ -35,6 +37,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		MaxDepth:         4,
+		SupersededGrace:  24 * time.Hour,
 		SurpriseAlert:    14,
 		SurpriseContain:  20,
 		SurpriseHold:     8,

@@ -289,7 +289,7 @@ func (c *session) finding(in *Input, found *[dims]surprise, sum, extra float64, 
 		text += fmt.Sprintf("; a change was announced (%.0f bits less)", cfg.AnnouncedBits)
 	}
 	text += fmt.Sprintf("; together %.1f bits, the threshold is %.0f", sum+extra, cfg.SurpriseAlert)
-	out := &Finding{Detector: c.top, Severity: events.SeverityMedium, Explanation: text,
+	out := &Finding{Detector: c.top, Incident: "context", Severity: events.SeverityMedium, Explanation: text,
 		Value:    fmt.Sprintf("%.1f bits: %s", sum+extra, strings.Join(now, ", ")),
 		Baseline: fmt.Sprintf("less than %.0f bits within an hour", cfg.SurpriseAlert),
 		Count:    int64(math.Round(sum + extra)), Threshold: cfg.SurpriseAlert, Response: RespondAlert, Evidence: slices.Clone(c.ids)}

@@ -80,6 +80,7 @@ func (in *Input) Succeeded() bool { return in.Activity.Outcome == events.Outcome
 // Finding is what a detector concludes.
 type Finding struct {
 	Detector    string // when it is not the row's own
+	Incident    string // what tells incidents apart, when it is not the detector
 	Severity    events.Severity
 	Explanation string
 	Value       string
@@ -104,11 +105,17 @@ func Activities() []Detector {
 	return []Detector{
 		{useAfterRevokeInfo, useAfterRevoke},
 		{useAfterExpiryInfo, useAfterExpiry},
+		{replayInfo, tokenReplay},
 		{crossTenantInfo, crossTenant},
 		{delegationInfo, delegatedUse},
+		{canaryInfo, canaryUsed},
+		{orphanInfo, orphanActive},
 		{newNetworkInfo, unfamiliar},
+		{supersededInfo, supersededUse}, // behind D10, which knows what is new
+		{secretExposedInfo, exposedUse},
 		{newActionInfo, newAction},
 		{concurrentInfo, concurrent},
+		{sharedInfo, sharedIdentity},
 		{humanUseInfo, humanUse},
 		{dormantInfo, dormantWakeup},
 		{deniedProbeInfo, deniedProbe},
@@ -123,8 +130,9 @@ func Activities() []Detector {
 
 // Catalog documents every detector, in the order of their ids.
 func Catalog() []Info {
-	return []Info{useAfterRevokeInfo, useAfterExpiryInfo, crossTenantInfo, delegationInfo, secretExposedInfo,
-		newNetworkInfo, newWorkloadInfo, newDestinationInfo, newActionInfo, concurrentInfo, humanUseInfo, dormantInfo, deniedProbeInfo, rateInfo, retryInfo, massReadInfo, privescInfo, evasionInfo, trustAddedInfo, fanOutInfo}
+	return []Info{useAfterRevokeInfo, useAfterExpiryInfo, supersededInfo, replayInfo, crossTenantInfo, delegationInfo, canaryInfo,
+		secretExposedInfo, orphanInfo, newNetworkInfo, newWorkloadInfo, newDestinationInfo, newActionInfo, concurrentInfo, sharedInfo,
+		humanUseInfo, dormantInfo, deniedProbeInfo, rateInfo, retryInfo, massReadInfo, privescInfo, evasionInfo, trustAddedInfo, fanOutInfo}
 }
 
 // InfoOf finds a detector's documentation by id.

@@ -61,6 +61,11 @@ type Facts struct {
 	tenants   map[string]bool
 	peers     map[pair]*peers // tenant, owner
 
+	superseded  map[pair]succession // tenant, old credential
+	tokens      tokens
+	decoys      map[pair]bool      // tenant, name
+	departed    map[pair]time.Time // tenant, owner
+	exposed     map[pair]exposure  // tenant, credential
 	lately      map[lateKey]onlooker
 	latelyOrder []lateKey
 	latelyNext  int
@@ -68,7 +73,8 @@ type Facts struct {
 
 // NewFacts returns facts of which nothing is known yet.
 func NewFacts(c Config) *Facts {
-	return &Facts{Config: c, Off: map[string]bool{}, peers: map[pair]*peers{}, lately: map[lateKey]onlooker{}, regs: map[pair]*events.Registration{}, alias: map[pair]string{},
+	return &Facts{Config: c, Off: map[string]bool{}, peers: map[pair]*peers{}, lately: map[lateKey]onlooker{}, superseded: map[pair]succession{}, decoys: map[pair]bool{}, departed: map[pair]time.Time{}, exposed: map[pair]exposure{},
+		regs: map[pair]*events.Registration{}, alias: map[pair]string{},
 		ended: map[Name][]Interval{}, trusts: map[pair][]Trust{}, changes: map[pair]time.Time{},
 		minted: map[string]Minted{}, tenants: map[string]bool{}}
 }

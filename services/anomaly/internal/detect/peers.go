@@ -51,9 +51,9 @@ func (f *Facts) peerTook(in *Input, d dim, h uint32) {
 	}
 }
 
-// joined notes an identity that was never seen before.
-func (f *Facts) joined(in *Input) {
-	if g := f.peerGroup(in, true); g != nil {
+// Joined notes that the input's identity was never seen before.
+func (in *Input) Joined() {
+	if g := in.Facts.peerGroup(in, true); g != nil {
 		g.members++
 	}
 }

@@ -18,7 +18,7 @@ type rhythm struct {
 	count     uint32 // uses in it
 	alarmed   bool   // an alert was raised about it
 	hours     uint32 // active hours before
-	mean, m2  float64
+	mean, m2  float32
 	busiest   uint32
 	pending   uint32 // busiest hour of an incident, which does not train yet
 	pendingAt int32Time
@@ -120,18 +120,18 @@ func (r *rhythm) close() {
 
 func (r *rhythm) add(n uint32) {
 	r.hours++
-	d := float64(n) - r.mean
-	r.mean += d / float64(r.hours)
-	r.m2 += d * (float64(n) - r.mean)
+	d := float32(n) - r.mean
+	r.mean += d / float32(r.hours)
+	r.m2 += d * (float32(n) - r.mean)
 	r.busiest = max(r.busiest, n)
 }
 
 // tail is the count that a negative binomial of the own mean and variance passes only
 // by so many standard deviations.
 func (r *rhythm) tail(sigma float64) float64 {
-	variance := r.mean
+	variance := float64(r.mean)
 	if r.hours > 1 {
-		variance = max(variance, r.m2/float64(r.hours-1))
+		variance = max(variance, float64(r.m2)/float64(r.hours-1))
 	}
-	return r.mean + sigma*math.Sqrt(variance)
+	return float64(r.mean) + sigma*math.Sqrt(variance)
 }

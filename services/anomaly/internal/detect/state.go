@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -163,7 +164,7 @@ func (s *Set) add(h uint32, t time.Time, limit int, held bool) {
 	v := value{hash: h, first: at, last: at, n: 1, held: held}
 	if len(*s) < limit {
 		if len(*s) == cap(*s) { // doubling would waste what the cap is about
-			grown := make(Set, len(*s), min(len(*s)+4, limit))
+			grown := make(Set, len(*s), min(len(*s)+1+min(len(*s)/2, 3), limit))
 			copy(grown, *s)
 			*s = grown
 		}
@@ -178,5 +179,40 @@ func (s *Set) add(h uint32, t time.Time, limit int, held bool) {
 	}
 	if oldest < len(*s) {
 		(*s)[oldest] = v
+	}
+}
+
+// Trim frees at least need bytes, if it can, least telling state first: habits of
+// objects read, places, the older half of context values, then tasks least recently
+// used.
+func (s *State) Trim(need int) {
+	target := s.Bytes() - need
+	for _, drop := range []func(){
+		func() { s.places = nil },
+		func() { s.objects = nil },
+		s.halve,
+		func() { s.repeat = nil },
+		func() { s.spawned = nil },
+		s.halve,
+		func() { s.secrets = nil },
+		func() { s.tasks = nil },
+	} {
+		if s.Bytes() <= target {
+			return
+		}
+		drop()
+	}
+}
+
+// halve forgets the older half of the values of every dimension but actions.
+func (s *State) halve() {
+	for d := range s.facets {
+		v := s.facets[d].values
+		if len(v) < 2 {
+			continue
+		}
+		order := slices.Clone(v)
+		slices.SortStableFunc(order, func(a, b value) int { return int(int64(b.last) - int64(a.last)) })
+		s.facets[d].values = slices.Clone(order[:len(order)/2])
 	}
 }

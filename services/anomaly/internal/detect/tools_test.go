@@ -71,13 +71,13 @@ func TestNewTool(t *testing.T) {
 		})
 	}
 	// What raised an alert is raised again within the day, and is usual a day later.
-	again := append(usualRuns(5), call(5, "send_mail", "new@acme.example"))
-	soon := call(5, "send_mail", "new@acme.example")
+	again := append(usualRuns(5), call(5, "send_mail", "eve@evil.example"))
+	soon := call(5, "send_mail", "eve@evil.example")
 	soon.after += time.Hour
 	if got := play(t, "D13", nil, append(again, soon)...); len(got) != 2 {
 		t.Errorf("within the day: %d findings, want 2", len(got))
 	}
-	if got := play(t, "D13", nil, append(usualRuns(5), call(5, "send_mail", "new@acme.example"), call(6, "send_mail", "new@acme.example"))...); len(got) != 1 {
+	if got := play(t, "D13", nil, append(usualRuns(5), call(5, "send_mail", "eve@evil.example"), call(6, "send_mail", "new@acme.example"))...); len(got) != 1 {
 		t.Errorf("a day later: %d findings, want 1", len(got))
 	}
 }

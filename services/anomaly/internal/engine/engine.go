@@ -110,6 +110,9 @@ func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 	return e.once(m, func() []Output {
 		in := detect.Prepare(m.ID, m.Tenant, m.Time, a, e.facts)
 		p := e.identity(m.Tenant, home(m, a), a.Identity)
+		if p.state.Uses == 0 {
+			in.Joined()
+		}
 		e.remember(m, a)
 		var out []Output
 		raised := false
@@ -131,6 +134,9 @@ func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 			out = append(out, e.raise(p, info, f, subject{id: m.ID, time: m.Time, tenant: m.Tenant, identity: a.Identity, foreign: in.Foreign(), reg: in.Reg, a: a})...)
 		}
 		p.state.Seen(in, !raised)
+		if n := p.bytes(); n > detect.MaxBytes {
+			p.state.Trim(n - detect.MaxBytes)
+		}
 		return out
 	})
 }
@@ -139,6 +145,7 @@ func (e *Engine) Activity(m Meta, a *events.Activity) []Output {
 func (e *Engine) SecretExposed(m Meta, p *events.SecretExposed) []Output {
 	return e.once(m, func() []Output {
 		name := p.Entity()
+		e.facts.NoteExposed(m.Tenant, m.ID, p)
 		return e.log(m, "D08", m.Tenant, name, nil, detect.Exposed(p))
 	})
 }
@@ -181,6 +188,32 @@ func (e *Engine) TrustDeclared(m Meta, p *events.TrustDeclared) {
 // Rotated notes a change that was announced: new keys are then expected.
 func (e *Engine) Rotated(m Meta, p events.Rotation) {
 	e.once(m, func() []Output { e.facts.Announce(m.Tenant, p.Object, m.Time); return nil })
+}
+
+// Activated notes that a successor took over from the key before it.
+func (e *Engine) Activated(m Meta, p events.Rotation) {
+	e.once(m, func() []Output {
+		e.facts.Announce(m.Tenant, p.Object, m.Time)
+		e.facts.Supersede(m.Tenant, p.Previous, p.KeyID, p.Object, m.Time)
+		return nil
+	})
+}
+
+// OwnerDeparted notes that an owner left and nobody took over.
+func (e *Engine) OwnerDeparted(m Meta, p *events.OwnerDeparted) {
+	e.once(m, func() []Output {
+		if p.Successor == "" {
+			e.facts.Departed(m.Tenant, p.Owner, m.Time)
+		}
+		return nil
+	})
+}
+
+// Decoy notes that a credential or a resource of the tenant is a decoy.
+func (e *Engine) Decoy(tenant, name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.facts.Decoy(tenant, name)
 }
 
 // RevocationAccepted notes the end of a handle and of what it stands for, and

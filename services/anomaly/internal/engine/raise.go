@@ -51,7 +51,7 @@ func (e *Engine) raise(p *identity, info *detect.Info, f *detect.Finding, s subj
 	if out, ok := e.suppress(p, info, f, s, sev); ok {
 		return out
 	}
-	c, notify := p.collect(info.ID, sev, s.time, append(slices.Clone(f.Evidence), s.id))
+	c, notify := p.collect(incidentOf(info, f), sev, s.time, append(slices.Clone(f.Evidence), s.id))
 	if !notify {
 		return nil
 	}
@@ -70,6 +70,14 @@ func (e *Engine) raise(p *identity, info *detect.Info, f *detect.Finding, s subj
 		out = append(out, Output{ID: events.DeterministicID("automatic", alert.Alert), Tenant: s.tenant, Time: s.time, Payload: r})
 	}
 	return out
+}
+
+// incidentOf is what tells the finding's incident from others of the identity.
+func incidentOf(info *detect.Info, f *detect.Finding) string {
+	if f.Incident != "" {
+		return f.Incident
+	}
+	return info.ID
 }
 
 // severity is the finding's, one step higher for a privileged identity and one lower
@@ -111,7 +119,7 @@ func (e *Engine) alert(info *detect.Info, f *detect.Finding, s subject, c *incid
 	a := events.AnomalyDetected{
 		// The hour, not the first evidence, tells incidents apart: which of two events
 		// is seen first depends on the order of arrival, the hour does not.
-		Alert:       events.DeterministicID("alert", s.tenant, info.ID, s.a.IdentityTenant, s.identity, start.Format(time.RFC3339)),
+		Alert:       events.DeterministicID("alert", s.tenant, incidentOf(info, f), s.a.IdentityTenant, s.identity, start.Format(time.RFC3339)),
 		Detector:    info.ID,
 		Name:        info.Name,
 		Severity:    sev,
