@@ -51,6 +51,7 @@ type SecretUntracked struct {
 	Secret      string    `json:"secret"`
 	Handle      string    `json:"handle"`
 	Downstream  string    `json:"downstream"`
+	Lineage     []string  `json:"lineage,omitempty"` // as it was tracked
 	Reason      string    `json:"reason"`
 	UntrackedAt time.Time `json:"untracked_at"`
 }
