@@ -22,19 +22,19 @@ func habits(t *testing.T) []events.Event {
 		n++
 	}
 	usual := func(who string) {
-		for i := range 40 {
+		for i := range 60 {
 			use(who, time.Duration(i)*time.Minute, nil)
 		}
 	}
 	for _, who := range []string{"d10", "d11", "d12"} {
 		usual(who)
 	}
-	use("d10", 50*time.Minute, func(a *events.Activity) { a.SourceIP, a.SourceCountry, a.Destination = "198.51.100.1", "XX", "kms@eu" })
-	use("d11", 50*time.Minute, func(a *events.Activity) { a.Workload, a.UserAgent, a.Destination = "laptop", "curl/8", "kms@eu" })
-	use("d12", 50*time.Minute, func(a *events.Activity) { a.Action, a.Destination, a.Resource = "kms:Decrypt", "kms@eu", "key=1" })
+	use("d10", 70*time.Minute, func(a *events.Activity) { a.SourceIP, a.SourceCountry, a.Destination = "198.51.100.1", "XX", "kms@eu" })
+	use("d11", 70*time.Minute, func(a *events.Activity) { a.Workload, a.UserAgent, a.Destination = "laptop", "curl/8", "kms@eu" })
+	use("d12", 70*time.Minute, func(a *events.Activity) { a.Action, a.Destination, a.Resource = "kms:Decrypt", "kms@eu", "key=1" })
 	use("d14", 0, func(a *events.Activity) { a.Session, a.Credential = "s", "k" })
 	use("d14", time.Minute, func(a *events.Activity) { a.Session, a.Credential, a.SourceIP = "s", "k", "198.51.100.1" })
-	for i := range 40 {
+	for i := range 60 {
 		use("d15", time.Duration(i)*6*time.Hour, func(a *events.Activity) { a.Workload = []string{"red", "blue"}[i%2] })
 	}
 	for i := range 14 {
@@ -44,7 +44,7 @@ func habits(t *testing.T) []events.Event {
 	for i := range 30 {
 		use("d21", time.Duration(i)*time.Hour, nil)
 	}
-	for i := range 40 {
+	for i := range 60 {
 		use("d21", 31*time.Hour+time.Duration(i)*time.Second, nil)
 	}
 	for i := range 10 {

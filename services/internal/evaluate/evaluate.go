@@ -58,6 +58,7 @@ func metrics() []metric {
 		{"bots", []string{fileBots}, []string{"bots.novelty_per_1k_days"}, bots},
 		{"agents", []string{fileAgents}, []string{"agents.hijack_recall"}, hijacked},
 		{"loops", []string{fileAgents}, []string{"loops.by_sixth_call"}, loops},
+		{"injected", []string{fileBots}, []string{"injected.certain_recall", "injected.certain_false", "injected.likely_macro_recall"}, injected},
 	}
 }
 

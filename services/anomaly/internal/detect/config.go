@@ -38,8 +38,8 @@ func DefaultConfig() Config {
 	return Config{
 		MaxDepth:         4,
 		SupersededGrace:  24 * time.Hour,
-		SurpriseAlert:    14,
-		SurpriseContain:  20,
+		SurpriseAlert:    16,
+		SurpriseContain:  22,
 		SurpriseHold:     8,
 		SurpriseCap:      12,
 		SurpriseHistory:  20,

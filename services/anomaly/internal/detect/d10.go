@@ -24,7 +24,7 @@ const (
 
 const jointMethod = "bits = sum over the dimensions of min(12, -log2((n1+0.5)/(N+1))) for values never seen in N uses, n1 of whose values were seen once; peers of the same owner weigh 5/(5+N); " +
 	"network, country, workload and client count as the largest and half of the rest; further uses of a session with new values count a quarter, 8 bits at most, when two dimensions are new; 4 bits for an action of a list, 8 bits less after an announced change. " +
-	"Alert at 14 bits within an hour, containment at 20. A dimension counts after 20 uses. Values of a use with 8 bits or more, and more than 5 new ones a day, train only when they come again a day later"
+	"Alert at 16 bits within an hour, containment at 22. A dimension counts after 20 uses. Values of a use with 8 bits or more, and more than 5 new ones a day, train only when they come again a day later"
 
 var (
 	newNetworkInfo = Info{ID: "D10", Name: "new_network",
