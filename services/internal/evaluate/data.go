@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/anomaly"
 )
@@ -139,4 +140,21 @@ func revokes(out []anomaly.Output) int {
 		}
 	}
 	return n
+}
+
+// encode and decode are the payload's JSON as it travels.
+func encode(a *events.Activity) ([]byte, error) {
+	b, err := jsonv2.Marshal(events.APICalled{Activity: *a})
+	if err != nil {
+		return nil, fmt.Errorf("encode activity: %w", err)
+	}
+	return b, nil
+}
+
+func decode(b []byte) (*events.Activity, error) {
+	var p events.APICalled
+	if err := jsonv2.Unmarshal(b, &p); err != nil {
+		return nil, fmt.Errorf("decode activity: %w", err)
+	}
+	return &p.Activity, nil
 }

@@ -59,6 +59,12 @@ func metrics() []metric {
 		{"agents", []string{fileAgents}, []string{"agents.hijack_recall"}, hijacked},
 		{"loops", []string{fileAgents}, []string{"loops.by_sixth_call"}, loops},
 		{"injected", []string{fileBots}, []string{"injected.certain_recall", "injected.certain_false", "injected.likely_macro_recall"}, injected},
+		{"stolen_session", []string{fileAttacks, fileScenarios}, []string{"stolen_session.recorded_delay_events"}, stolen},
+		{"mixed", []string{fileAttacks, fileScenarios, fileBots}, []string{"mixed.incident_precision"}, mixed},
+		{"disorder", []string{fileAttacks, fileScenarios, fileBots}, []string{"disorder.jaccard", "disorder.certain_identical"}, disorder},
+		{"explanation", []string{fileAttacks, fileScenarios, fileBots}, []string{"explanation.complete_and_true"}, explained},
+		{"memory", nil, nil, memory},
+		{"speed", []string{fileBots}, []string{"speed.decode_and_detect_per_second"}, speed},
 	}
 }
 

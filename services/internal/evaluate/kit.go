@@ -88,8 +88,8 @@ func newTrial(bs []botStream, name string, i int) *trial {
 	rnd := rand.New(rand.NewPCG(kitSeed, uint64(i)^hash(name)))
 	b := bs[rnd.IntN(len(bs))]
 	to := swapHistory + rnd.IntN(len(b.es)-swapHistory+1)
-	us := (botStream{b.name, b.es[max(0, to-kitHistory):to]}).uses()
 	t := &trial{rnd: rnd, name: fmt.Sprintf("%s-%d", name, i)}
+	us := (botStream{b.name + " " + t.name, b.es[max(0, to-kitHistory):to]}).uses() // a victim of its own
 	h := hash(b.name)
 	for _, u := range us {
 		u.a.SourceIP = fmt.Sprintf("10.%d.%d.7", h%250, h/250%250)

@@ -54,7 +54,7 @@ func useAfterRevoke(in *Input, _ *State) *Finding {
 			dt.Round(time.Millisecond), network(a)),
 		Value:     fmt.Sprintf("used at %s, %.3f s after the end", stamp(in.Time), dt.Seconds()),
 		Baseline:  fmt.Sprintf("no use later than %s plus 5 s", stamp(i.From)),
-		Count:     1,
+		Count:     int64(dt/time.Second) + 1,
 		Threshold: revokeSkew.Seconds(),
 		Response:  RespondRevoke,
 	}

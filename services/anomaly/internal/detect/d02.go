@@ -35,7 +35,7 @@ func useAfterExpiry(in *Input, _ *State) *Finding {
 			clip(a.Identity), dt.Round(time.Millisecond), stamp(*a.CredentialExp), clip(a.Destination), clip(a.Action)),
 		Value:     fmt.Sprintf("used %.0f s after its expiry", dt.Seconds()),
 		Baseline:  "no use later than the expiry plus 60 s",
-		Count:     1,
+		Count:     int64(dt/time.Second) + 1,
 		Threshold: expirySkew.Seconds(),
 		Response:  RespondRevoke,
 	}

@@ -66,6 +66,7 @@ func tokenReplay(in *Input, _ *State) *Finding {
 		Threshold: 1,
 		Response:  RespondRevoke,
 		Evidence:  []string{first.event},
+		Since:     first.at.time(),
 	}
 }
 

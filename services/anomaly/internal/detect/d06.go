@@ -47,7 +47,7 @@ func delegatedUse(in *Input, _ *State) *Finding {
 	if n := len(a.Delegation); n > 0 {
 		root = a.Delegation[n-1]
 	}
-	return violation(a.Identity, root.Identity, wrong, depth, limit)
+	return violation(a.Identity, root.Identity, wrong, limit)
 }
 
 // Delegated is D06 on a delegation of the log. tenant is the receiving tenant.
@@ -83,19 +83,19 @@ func Delegated(f *Facts, tenant string, t time.Time, p *events.DelegationCreated
 	if len(wrong) == 0 {
 		return nil
 	}
-	v := violation(p.Identity, p.From.Identity, wrong, p.Depth, limit)
+	v := violation(p.Identity, p.From.Identity, wrong, limit)
 	v.Credential = p.Credential
 	return v
 }
 
-func violation(child, root string, wrong []string, depth, limit int) *Finding {
+func violation(child, root string, wrong []string, limit int) *Finding {
 	return &Finding{
 		Severity:    events.SeverityHigh,
 		Explanation: fmt.Sprintf("%s acts for %s, but %s", clip(child), clip(root), strings.Join(wrong, "; ")),
 		Value:       strings.Join(wrong, "; "),
 		Baseline:    fmt.Sprintf("depth at most %d, scope and expiry within the parent's, a trust record where tenants differ", limit),
-		Count:       int64(max(depth, 1)),
-		Threshold:   float64(limit),
+		Count:       int64(len(wrong)),
+		Threshold:   1,
 		Response:    RespondRevoke,
 	}
 }

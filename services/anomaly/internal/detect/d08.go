@@ -84,5 +84,6 @@ func exposedUse(in *Input, s *State) *Finding {
 		Threshold: 1,
 		Response:  RespondContain,
 		Evidence:  []string{e.event},
+		Since:     e.at,
 	}
 }

@@ -19,6 +19,7 @@ const (
 	whereShare  = 0.5       // of the weaker surprises about where a use came from
 	sensitive   = 4.0       // bits of a new action that is on a list
 	peerWeight  = 5.0       // own uses at which peers weigh half
+	wideBits    = 3.0       // of a dimension that is worth counting as new
 	seenMost    = 12        // different new values that are told apart in a session
 )
 
@@ -47,6 +48,7 @@ var (
 // session adds up what was surprising about one identity within an hour.
 type session struct {
 	start int32Time
+	first int32Time     // oldest of ids
 	bits  [dims]float32 // largest per dimension
 	more  float32       // of further uses
 	seen  []uint32      // new values, told apart
@@ -212,6 +214,9 @@ func (c *session) add(in *Input, h [dims]uint32, found *[dims]surprise) bool {
 	}
 	if len(c.ids) < maxIDs && len(in.ID) <= maxIDLen && !slices.Contains(c.ids, in.ID) {
 		c.ids = append(c.ids, strings.Clone(in.ID))
+		if at := seconds(in.Time); c.first == 0 || at < c.first {
+			c.first = at
+		}
 	}
 	return true
 }
@@ -222,7 +227,7 @@ func (c *session) wide() bool {
 	n, where := 0, false
 	for d, b := range c.bits {
 		switch {
-		case b <= 0:
+		case b < wideBits:
 		case dim(d) >= whereFrom:
 			n++
 		default:
@@ -292,7 +297,7 @@ func (c *session) finding(in *Input, found *[dims]surprise, sum, extra float64, 
 	out := &Finding{Detector: c.top, Incident: "context", Severity: events.SeverityMedium, Explanation: text,
 		Value:    fmt.Sprintf("%.1f bits: %s", sum+extra, strings.Join(now, ", ")),
 		Baseline: fmt.Sprintf("less than %.0f bits within an hour", cfg.SurpriseAlert),
-		Count:    int64(math.Round(sum + extra)), Threshold: cfg.SurpriseAlert, Response: RespondAlert, Evidence: slices.Clone(c.ids)}
+		Count:    int64(math.Round(sum + extra)), Threshold: cfg.SurpriseAlert, Response: RespondAlert, Evidence: slices.Clone(c.ids), Since: c.first.time()}
 	if sum+extra >= cfg.SurpriseContain {
 		out.Severity, out.Response = events.SeverityHigh, RespondContain
 	}

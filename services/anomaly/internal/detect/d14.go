@@ -186,6 +186,7 @@ func twoPlaces(in *Input, other *place) *Finding {
 		Threshold: 1,
 		Response:  RespondContain,
 		Evidence:  ids,
+		Since:     other.since.time(),
 	}
 }
 
@@ -219,6 +220,7 @@ func misplaced(in *Input, s *State, net uint32) *Finding {
 		Threshold: 1,
 		Response:  RespondContain,
 		Evidence:  []string{o.event},
+		Since:     o.at,
 	}
 }
 

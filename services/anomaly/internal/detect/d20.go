@@ -53,5 +53,6 @@ func deniedProbe(in *Input, s *State) *Finding {
 		Threshold: float64(threshold),
 		Response:  RespondContain,
 		Evidence:  c.ids,
+		Since:     c.since,
 	}
 }

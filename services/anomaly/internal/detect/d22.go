@@ -102,7 +102,7 @@ func retryStorm(in *Input, s *State) *Finding {
 		Response:  RespondContain,
 	}
 	if e.id != "" && e.id != in.ID {
-		out.Evidence = []string{e.id}
+		out.Evidence, out.Since = []string{e.id}, e.start.time()
 	}
 	return out
 }

@@ -85,6 +85,7 @@ func secretsRead(in *Input, s *State) *Finding {
 		Threshold: float64(threshold),
 		Response:  RespondContain,
 		Evidence:  c.ids,
+		Since:     c.since,
 	}
 }
 
@@ -110,6 +111,7 @@ func objectsRead(in *Input, s *State) *Finding {
 		Threshold: float64(threshold),
 		Response:  RespondContain,
 		Evidence:  c.ids,
+		Since:     c.since,
 	}
 }
 

@@ -113,6 +113,7 @@ func chain(in *Input, s *State, name string, now step) *Finding {
 		Threshold: 2,
 		Response:  RespondContain,
 		Evidence:  ids,
+		Since:     steps[0].at,
 	}
 }
 
@@ -137,6 +138,7 @@ func mintedUse(in *Input) *Finding {
 		Threshold: 2,
 		Response:  RespondRevoke,
 		Evidence:  []string{m.Event},
+		Since:     m.At,
 	}
 }
 

@@ -55,5 +55,6 @@ func FannedOut(s *State, tenant, id string, t time.Time, p *events.DelegationCre
 		Threshold: float64(threshold),
 		Response:  RespondContain,
 		Evidence:  c.ids,
+		Since:     c.since,
 	}
 }

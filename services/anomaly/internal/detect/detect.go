@@ -88,8 +88,9 @@ type Finding struct {
 	Count       int64
 	Threshold   float64
 	Response    Response
-	Evidence    []string // ids of earlier events that belong to it, oldest first
-	Credential  string   // when not the activity's own
+	Evidence    []string  // ids of earlier events that belong to it, oldest first
+	Since       time.Time // event time of the oldest of them; zero: the input's
+	Credential  string    // when not the activity's own
 }
 
 // Detector is one row of the table of detectors that look at activities.

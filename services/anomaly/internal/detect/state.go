@@ -120,6 +120,9 @@ func seconds(t time.Time) int32Time {
 	}
 }
 
+// time is the time again, in whole seconds.
+func (t int32Time) time() time.Time { return time.Unix(int64(t), 0).UTC() }
+
 // Set is a small exact set of values, least recently used out first.
 type Set []value
 

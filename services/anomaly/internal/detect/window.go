@@ -93,6 +93,7 @@ type slot struct {
 // sample is one piece of evidence.
 type sample struct {
 	slot int64
+	at   int32Time
 	id   string
 }
 
@@ -115,6 +116,7 @@ type count struct {
 	about    bool      // n was estimated
 	from, to time.Time // what they span
 	ids      []string
+	since    time.Time // of the oldest of ids
 }
 
 // number writes n, and that it is an estimate when it is one.
@@ -132,11 +134,11 @@ func (w *Window) add(h uint32, t time.Time, width time.Duration, id string) coun
 	s := w.at(i, width)
 	s.touched = w.tick
 	s.values.add(h)
-	if len(id) <= maxIDLen && !slices.Contains(w.ids, sample{i, id}) {
+	if len(id) <= maxIDLen && !slices.ContainsFunc(w.ids, func(s sample) bool { return s.slot == i && s.id == id }) {
 		if len(w.ids) == maxIDs {
 			w.ids = append(w.ids[:0], w.ids[1:]...)
 		}
-		w.ids = append(w.ids, sample{i, strings.Clone(id)})
+		w.ids = append(w.ids, sample{i, seconds(t), strings.Clone(id)})
 	}
 	best := w.pair(i-1, width)
 	if next := w.pair(i, width); next.n > best.n {
@@ -157,6 +159,9 @@ func (w *Window) pair(i int64, width time.Duration) count {
 	for _, s := range w.ids {
 		if s.slot == i || s.slot == i+1 {
 			c.ids = append(c.ids, s.id)
+			if at := s.at.time(); c.since.IsZero() || at.Before(c.since) {
+				c.since = at
+			}
 		}
 	}
 	return c
@@ -198,7 +203,7 @@ func (w *Window) bytes() int {
 	if w == nil {
 		return 0
 	}
-	n := 128 + cap(w.slots)*56 + cap(w.ids)*24
+	n := 128 + cap(w.slots)*56 + cap(w.ids)*32
 	for _, s := range w.slots {
 		n += cap(s.values.words) * 4
 	}

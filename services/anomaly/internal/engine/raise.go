@@ -52,6 +52,9 @@ func (e *Engine) raise(p *identity, info *detect.Info, f *detect.Finding, s subj
 		return out
 	}
 	c, notify := p.collect(incidentOf(info, f), sev, s.time, append(slices.Clone(f.Evidence), s.id))
+	if !f.Since.IsZero() && f.Since.Before(c.first) {
+		c.first = f.Since
+	}
 	if !notify {
 		return nil
 	}
