@@ -27,6 +27,7 @@ var codes = []struct {
 	{wire.ErrTooMany, "too_many", http.StatusRequestEntityTooLarge},
 	{adapter.ErrTooMany, "too_many", http.StatusRequestEntityTooLarge},
 	{adapter.ErrTime, "implausible_time", http.StatusUnprocessableEntity},
+	{adapter.ErrNoMapping, "no_mapping", http.StatusUnprocessableEntity},
 	{adapter.ErrNotStored, "object_not_fetched", http.StatusUnprocessableEntity},
 	{wire.ErrEncoding, "bad_encoding", http.StatusBadRequest},
 	{wire.ErrBroken, "incomplete_body", http.StatusBadRequest},

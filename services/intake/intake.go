@@ -86,6 +86,13 @@ func build(env service.Env, wait time.Duration) (service.Service, error) {
 	if s.key, err = hashKey(env); err != nil {
 		return service.Service{}, fmt.Errorf("build intake: %w", err)
 	}
+	if len(env.Config.Intake.Mappings) > 0 {
+		mapped, err := adapter.Mapped(env.Config.Intake.Mappings, s.key)
+		if err != nil {
+			return service.Service{}, fmt.Errorf("build intake: %w", err)
+		}
+		s.table = append(s.table, mapped)
+	}
 	if env.Metrics != nil {
 		if err := env.Metrics.Register(s.taken); err != nil {
 			return service.Service{}, fmt.Errorf("build intake: register metrics: %w", err)

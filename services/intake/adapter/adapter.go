@@ -10,10 +10,12 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/cloudtrail"
+	"github.com/lanyard-nhi/lanyard/services/intake/internal/mapping"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/otel"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/records"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/sources"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
 )
 
 // Why a record is refused, beside the errors of package events.
@@ -25,6 +27,8 @@ var (
 	ErrTime = neutral.ErrTime
 	// ErrNotStored means that a notification names an object instead of holding records.
 	ErrNotStored = neutral.ErrNotStored
+	// ErrNoMapping means that none of the configured mappings takes a record.
+	ErrNoMapping = mapping.ErrNoMatch
 	// ErrTooMany means that a body holds more records than one request may carry.
 	ErrTooMany = records.ErrTooMany
 )
@@ -78,6 +82,24 @@ func Table() []Adapter {
 		{"anthropic", "Anthropic organization activities: pages of the compliance API", each(sources.ModelsShape, sources.Anthropic)},
 		{"traces", "OpenTelemetry traces of agents (OTLP with GenAI conventions): protobuf or JSON; over gRPC too", traces},
 	}
+}
+
+// MappedName is the name of the adapter for configured mappings.
+const MappedName = "mapped"
+
+// Mapped is the adapter that reads records by mappings in the configuration. It fails
+// when an expression does not compile; the error names the mapping and the field. key is
+// that of Input.
+func Mapped(list []config.Mapping, key []byte) (Adapter, error) {
+	var ms []mapping.Mapping
+	for _, m := range list {
+		ms = append(ms, mapping.Mapping(m))
+	}
+	set, err := mapping.Compile(ms, neutral.NewHasher(key))
+	if err != nil {
+		return Adapter{}, fmt.Errorf("intake.mappings: %w", err)
+	}
+	return Adapter{MappedName, "records of other sources, by intake.mappings of the configuration", each(mapping.Shape, set.Read)}, nil
 }
 
 // Find is the adapter with a name.

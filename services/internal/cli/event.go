@@ -28,7 +28,10 @@ type sent struct {
 
 func eventCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "event", Short: "Send events to intake"}
-	var tenant, as string
+	var (
+		tenant, as, instance string
+		wholeTraces          bool
+	)
 	send := &cobra.Command{
 		Use: "send FILE|-", Short: "Send CloudEvents, or audit records, for a tenant", Args: exactArgs(1, "FILE or '-'"),
 		Long: `Sends one CloudEvent (structured JSON), a JSON array of them, or with --as NAME the raw
@@ -63,20 +66,27 @@ anything was refused; refused items are dead letters.`,
 					contentType = "application/cloudevents-batch+json"
 				}
 			default:
-				if _, ok := adapter.Find(adapter.Table(), as); !ok {
+				if _, ok := adapter.Find(adapter.Table(), as); !ok && as != adapter.MappedName {
 					return usage("--as %s: want events or one of %s", as, strings.Join(sourceNames(), ", "))
 				}
 				path, contentType = "/v1/"+as, "application/json"
 			}
 			q := url.Values{}
-			if tenant != "" {
-				q.Set("tenant", tenant)
+			for name, value := range map[string]string{"tenant": tenant, "instance": instance} {
+				if value != "" {
+					q.Set(name, value)
+				}
+			}
+			if wholeTraces {
+				q.Set("traces", "whole")
 			}
 			return a.sendEvents(c, o, path, q, contentType, b)
 		},
 	}
 	send.Flags().StringVar(&tenant, "tenant", "", "tenant the events belong to (operators; others send for their own)")
 	send.Flags().StringVar(&as, "as", "events", "what the file holds: events, or the name of a source")
+	send.Flags().StringVar(&instance, "instance", "", "cluster, account or installation the records are of, where they do not say it")
+	send.Flags().BoolVar(&wholeTraces, "whole-traces", false, "with --as traces: every span of a trace is in the file")
 	c.AddCommand(send)
 	return c
 }
@@ -87,6 +97,7 @@ func sources() string {
 	for _, a := range adapter.Table() {
 		fmt.Fprintf(&b, "  %-12s %s\n", a.Name, a.Title)
 	}
+	fmt.Fprintf(&b, "  %-12s %s\n", adapter.MappedName, "records of other sources, by intake.mappings of the configuration")
 	return b.String()
 }
 
@@ -95,7 +106,7 @@ func sourceNames() []string {
 	for _, a := range adapter.Table() {
 		names = append(names, a.Name)
 	}
-	return names
+	return append(names, adapter.MappedName)
 }
 
 // sendEvents posts b to intake and shows what became of it.

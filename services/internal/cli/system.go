@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-nhi/lanyard/services/intake/adapter"
 	"github.com/lanyard-nhi/lanyard/services/internal/allinone"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 	"github.com/lanyard-nhi/lanyard/services/internal/config"
@@ -147,7 +148,10 @@ func configCommand(o *options) *cobra.Command {
 			if len(args) == 1 {
 				path = args[0]
 			}
-			_, err := config.Load(path, os.Environ(), nil)
+			conf, err := config.Load(path, os.Environ(), nil)
+			if err == nil {
+				_, err = adapter.Mapped(conf.Intake.Mappings, nil) // compiles the expressions
+			}
 			if o.json {
 				answer := map[string]any{"file": path, "ok": err == nil}
 				if err != nil {

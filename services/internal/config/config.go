@@ -98,6 +98,41 @@ type Intake struct {
 	// ClockSkew is how far in the future an event may lie. Default 5m. Detectors run
 	// on event time: one event far ahead would age their windows at once.
 	ClockSkew Duration `yaml:"clock_skew"`
+	// Mappings make records of sources without an adapter neutral, at POST /v1/mapped.
+	// The first that takes a record counts. Default none. Such as, for Vault:
+	//   - name: vault
+	//     match: record.type == "response"
+	//     fields:
+	//       id: record.request.id
+	//       time: record.time
+	//       identity: record.auth.display_name
+	//       credential: record.auth.accessor
+	//       source_ip: record.request.remote_address
+	//       action: '"vault:" + record.request.operation'
+	//       action_class: 'record.request.operation in ["read", "list"] ? "secret" : "write"'
+	//       destination: '"vault"'
+	//       resource: record.request.path
+	//       outcome: 'has(record.error) && record.error != "" ? "denied" : "success"'
+	Mappings []Mapping `yaml:"mappings"`
+}
+
+// Mapping is one kind of record and how it becomes a neutral event. Expressions are CEL;
+// a member that a record lacks leaves the field out.
+type Mapping struct {
+	// Name of the mapping, unique; part of the events' source.
+	Name string `yaml:"name"`
+	// Match is an expression that says whether a record is of this kind, true or false.
+	// Default empty: every record is.
+	Match string `yaml:"match"`
+	// Form is the event that a record becomes: api_called, tool_called or token_exchanged.
+	// Default empty: tool_called when the field tool has a value, else api_called.
+	Form string `yaml:"form"`
+	// Fields are the expressions, by the name of the event's field. time, identity, action
+	// and destination are needed. Beside record they may use instance and tenant, CEL's
+	// standard functions, its string and optional libraries, and: text(x), family(agent),
+	// masked(name), hash(x), destinations(args), args_hash(args). Never map a secret, a
+	// body or a free text.
+	Fields map[string]string `yaml:"fields"`
 }
 
 // TrustedIssuer is an OIDC issuer whose tokens attest workloads.
@@ -249,6 +284,9 @@ type Revocation struct {
 	// AllowUnsafeServer accepts revokes though the server may lose them at a power
 	// cut. Default false. Never true in production.
 	AllowUnsafeServer bool `yaml:"allow_unsafe_server"`
+	// Downstreams are the systems that hold long-lived credentials, with the connectors
+	// that end them there. Default none. A secret in one of these:
+	Downstreams []Downstream `yaml:"downstreams"`
 	// Drills prove on a schedule that the kill switch works.
 	Drills Drills `yaml:"drills"`
 }

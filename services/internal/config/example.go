@@ -15,22 +15,27 @@ import (
 //go:embed config.go
 var source string
 
+//go:embed downstream.go
+var downstreamSource string
+
 // Example is an annotated configuration file: every field with its comment and its
 // default. It is made from the types' own comments, so it cannot differ from them.
 func Example() (string, error) {
-	f, err := parser.ParseFile(token.NewFileSet(), "config.go", source, parser.ParseComments)
-	if err != nil {
-		return "", fmt.Errorf("make example: %w", err)
-	}
 	e := exampler{docs: map[string]string{}}
-	ast.Inspect(f, func(n ast.Node) bool {
-		if g, ok := n.(*ast.GenDecl); ok && g.Tok == token.TYPE {
-			for _, s := range g.Specs {
-				e.add(s.(*ast.TypeSpec), g.Doc.Text()) // a type declaration holds type specifications only
-			}
+	for name, text := range map[string]string{"config.go": source, "downstream.go": downstreamSource} {
+		f, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ParseComments)
+		if err != nil {
+			return "", fmt.Errorf("make example: %w", err)
 		}
-		return true
-	})
+		ast.Inspect(f, func(n ast.Node) bool {
+			if g, ok := n.(*ast.GenDecl); ok && g.Tok == token.TYPE {
+				for _, s := range g.Specs {
+					e.add(s.(*ast.TypeSpec), g.Doc.Text()) // a type declaration holds type specifications only
+				}
+			}
+			return true
+		})
+	}
 	e.out.WriteString("# Configuration of Lanyard. Every field is optional and shown with its default;\n" +
 		"# unknown fields are errors. A variable LANYARD_<SECTION>_<FIELD> overrides a field,\n" +
 		"# such as LANYARD_NATS_URL. Check a file with: lanyard config check FILE\n")

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,12 +24,14 @@ func (c Config) Validate() error {
 	c.validateListeners(&p)
 	c.validateIssuance(&p)
 	c.validateRevocation(&p)
+	c.validateDownstreams(&p)
 	if c.Intake.MaxBody < events.MaxSize {
 		p.add("intake.max_body", "is %d bytes, but one event may have %d: raise it", c.Intake.MaxBody, events.MaxSize)
 	}
 	if c.Intake.ClockSkew < 0 || c.Intake.ClockSkew > Duration(time.Hour) {
 		p.add("intake.clock_skew", "is %s: an event that far ahead would age every detector's window; use 0s to 1h", c.Intake.ClockSkew)
 	}
+	c.validateMappings(&p)
 	for _, port := range c.Outbound.Ports {
 		if port < 1 || port > 65535 {
 			p.add("outbound.ports", "has %d, which is no TCP port; use 1 to 65535", port)
@@ -42,6 +45,28 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(p.errs...)
 }
+
+var mappingName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+// validateMappings checks all but the expressions, which intake compiles.
+func (c Config) validateMappings(p *problems) {
+	seen := map[string]bool{}
+	for n, m := range c.Intake.Mappings {
+		at := fmt.Sprintf("intake.mappings[%d]", n)
+		if !mappingName.MatchString(m.Name) {
+			p.add(at, "has the name %q: want 1 to 63 of a-z, 0-9, _ and -", m.Name)
+		}
+		if seen[m.Name] {
+			p.add(at, "has the name %q a second time: events of two kinds would look alike; rename one", m.Name)
+		}
+		seen[m.Name] = true
+	}
+	if len(c.Intake.Mappings) > maxMappings {
+		p.add("intake.mappings", "has %d: every record is held against each of them; use at most %d", len(c.Intake.Mappings), maxMappings)
+	}
+}
+
+const maxMappings = 64
 
 type problems struct{ errs []error }
 

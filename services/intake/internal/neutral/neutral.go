@@ -9,8 +9,10 @@
 package neutral
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -86,3 +88,8 @@ func Skip(why string) error { return fmt.Errorf("%w: %s", ErrSkip, why) }
 // Unidentified stands for the identity of an act whose record names nobody. Such an
 // act is no less worth a look.
 func Unidentified(where string) string { return "unidentified@" + where }
+
+// Source is the URI reference of a log, such as "gcp:audit:acme-prod".
+func Source(log, instance string) string {
+	return log + ":" + url.PathEscape(Clip(cmp.Or(instance, "-"), 128))
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -101,7 +100,7 @@ func (b batch) record(s *span) (neutral.Record, error) {
 		return r, err
 	}
 	service := s.resource.Text("service.name")
-	r.Source = "otel:" + url.PathEscape(neutral.Clip(cmp.Or(service, b.c.Instance, "-"), 128))
+	r.Source = neutral.Source("otel", cmp.Or(service, b.c.Instance))
 	r.Activity = b.actor(s)
 	r.Destination = s.destination(service)
 	r.Outcome, r.Error = s.outcome()

@@ -61,7 +61,7 @@ func (a azureRecord) read(c neutral.Context) (neutral.Record, error) {
 		a.props = a.Doc
 	}
 	tenant := cmp.Or(a.Text("tenantId"), a.props.Text("tenantId"), tenantOf(a.Text("resourceId")))
-	r.Source = source("azure:audit", cmp.Or(tenant, subscription(a.Text("resourceId")), c.Instance))
+	r.Source = neutral.Source("azure:audit", cmp.Or(tenant, subscription(a.Text("resourceId")), c.Instance))
 	var err error
 	if r.Time, err = a.Time(path("properties", "createdDateTime"), path("createdDateTime"), path("properties", "activityDateTime"),
 		path("activityDateTime"), path("eventTimestamp"), path("time")); err != nil {

@@ -53,7 +53,7 @@ func gcp(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
 	if r.ID == "" {
 		r.ID = neutral.Derived(d.Text("timestamp"), p.Text("authenticationInfo", "principalEmail"), p.Text("methodName"), p.Text("resourceName"))
 	}
-	r.Source = source("gcp:audit", cmp.Or(g.project, c.Instance))
+	r.Source = neutral.Source("gcp:audit", cmp.Or(g.project, c.Instance))
 	r.Activity = g.activity(c)
 	r.Session = d.Text("operation", "id")
 	if gcpExchanges[last(p.Text("methodName"), ".")] {

@@ -37,7 +37,7 @@ func gitHub(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
 		r.ID = neutral.Derived(r.Time.String(), action, d.Text("actor"), d.Text("repo"), d.Text("org"), d.Text("run_number"), d.Text("request_id"))
 	}
 	org := cmp.Or(d.Text("org"), d.Text("org", "0"), d.Text("business"))
-	r.Source = source("github:audit", cmp.Or(org, c.Instance))
+	r.Source = neutral.Source("github:audit", cmp.Or(org, c.Instance))
 	who := cmp.Or(d.Text("actor"), d.Text("programmatic_access_type"))
 	a := events.Activity{
 		Identity:       cmp.Or(who, neutral.Unidentified("github")),

@@ -28,7 +28,7 @@ func Kubernetes(raw []byte, c neutral.Context) (neutral.Record, error) {
 }
 
 func kubernetes(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
-	r := neutral.Record{ID: d.Text("auditID"), Source: source("k8s:audit", c.Instance)}
+	r := neutral.Record{ID: d.Text("auditID"), Source: neutral.Source("k8s:audit", c.Instance)}
 	if k := d.Text("kind"); k != "" && k != "Event" {
 		return r, neutral.Skip("kind " + k + " is no audit event")
 	}

@@ -25,7 +25,7 @@ func OpenAI(raw []byte, c neutral.Context) (neutral.Record, error) {
 
 func openAI(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
 	action := d.Text("type")
-	r := neutral.Record{ID: d.Text("id"), Source: source("openai:audit", c.Instance)}
+	r := neutral.Record{ID: d.Text("id"), Source: neutral.Source("openai:audit", c.Instance)}
 	if r.ID == "" {
 		return r, missing("id")
 	}
@@ -119,7 +119,7 @@ func anthropic(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
 		return r, err
 	}
 	org := cmp.Or(d.Text("organization_id"), d.Text("organization_uuid"))
-	r.Source = source("anthropic:audit", cmp.Or(org, c.Instance))
+	r.Source = neutral.Source("anthropic:audit", cmp.Or(org, c.Instance))
 	actor := d.Object("actor")
 	key := cmp.Or(actor.Text("api_key_id"), actor.Text("admin_api_key_id"))
 	a := events.Activity{

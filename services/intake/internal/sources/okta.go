@@ -35,7 +35,7 @@ func Okta(raw []byte, c neutral.Context) (neutral.Record, error) {
 }
 
 func okta(d neutral.Doc, c neutral.Context) (neutral.Record, error) {
-	r := neutral.Record{ID: d.Text("uuid"), Source: source("okta:system", c.Instance)}
+	r := neutral.Record{ID: d.Text("uuid"), Source: neutral.Source("okta:system", c.Instance)}
 	for _, name := range []string{"eventType", "uuid"} {
 		if d.Text(name) == "" {
 			return r, missing(name)

@@ -8,9 +8,7 @@
 package sources
 
 import (
-	"cmp"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -19,11 +17,6 @@ import (
 
 // path is a path into a record.
 func path(steps ...string) []string { return steps }
-
-// source is the URI reference of a log, such as "gcp:audit:acme-prod".
-func source(log, instance string) string {
-	return log + ":" + url.PathEscape(neutral.Clip(cmp.Or(instance, "-"), 128))
-}
 
 // outcomeOf reads an HTTP status.
 func outcomeOf(status int64) events.Outcome {
