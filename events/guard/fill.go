@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -21,12 +22,18 @@ func (g *Guard) resync(ctx context.Context, queue <-chan arrival) error {
 	for len(queue) > 0 {
 		<-queue
 	}
-	g.update(func(p *position) {
-		p.trusted = false
-		p.applied, p.lastEntry, p.filledTo = 0, 0, 0
-	})
+	g.update((*position).rewind)
 	seen := &sight{}
-	settled, err := g.fill(ctx, 1, seen)
+	from, primed, err := g.prime(ctx)
+	if err != nil {
+		from = 1 // what cannot be used is as good as none
+	}
+	settled, err := g.fill(ctx, from, seen)
+	if from > 1 && (errors.Is(err, errBehind) || seen.beat != nil && seen.beat.beat.Epoch != primed) {
+		g.update((*position).rewind) // the snapshot is of another stream
+		seen = &sight{}
+		settled, err = g.fill(ctx, 1, seen)
+	}
 	if err != nil {
 		return fmt.Errorf("read the kill feed: %w", err)
 	}
@@ -60,6 +67,12 @@ func (g *Guard) resync(ctx context.Context, queue <-chan arrival) error {
 		return g.beat(ctx, *seen.beat)
 	}
 	return nil
+}
+
+// rewind forgets how far the feed was read.
+func (p *position) rewind() {
+	p.trusted = false
+	p.applied, p.lastEntry, p.filledTo = 0, 0, 0
 }
 
 // trust takes the feed as read so far for the state. An epoch counts only once it is

@@ -30,6 +30,9 @@ type memFeed struct {
 	refuse  error // of Answer
 	broken  error // of Fill
 	fills   int
+	froms   []uint64 // of fills
+	head    []byte   // of a snapshot
+	parts   map[string][]byte
 }
 
 func (f *memFeed) Subscribe(_ context.Context, push func(Message)) error {
@@ -43,6 +46,7 @@ func (f *memFeed) Fill(_ context.Context, from uint64, deliver func(Message) err
 	f.mu.Lock()
 	stored, last, broken := slices.Clone(f.stored), f.last, f.broken
 	f.fills++
+	f.froms = append(f.froms, from)
 	f.mu.Unlock()
 	if broken != nil {
 		return 0, broken

@@ -134,7 +134,7 @@ func New(env service.Env) (service.Service, error) {
 	return service.Service{
 		Name:     "revocation",
 		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt)},
-		Tasks: append(append(r.tasks(), drills.tasks()...), service.Task{Name: "graph", Run: g.Run},
+		Tasks: append(append(r.tasks(), drills.tasks()...), r.snapshots(env), service.Task{Name: "graph", Run: g.Run},
 			service.Task{Name: "horizon", Run: r.every(time.Second, g.Watch)}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
 		Publishes: append(publishes(), drillTypes()...),
 		HTTP:      r.http(env, drills.routes),

@@ -6,6 +6,7 @@
 //
 //	subscribe  nhi.feed.>, its inbox
 //	publish    $JS.API.STREAM.INFO.NHI_KILL, $JS.API.DIRECT.GET.NHI_KILL,
+//	           $JS.API.DIRECT.GET.NHI_SNAP.>,
 //	           nhi.receipt.<tenant>.>, nhi.guard.<tenant>.>
 package natsfeed
 

@@ -28,6 +28,7 @@ const (
 	StreamTimer   = "NHI_TIMER"
 	StreamDead    = "NHI_DEAD"
 	StreamLease   = "NHI_LEASE"
+	StreamSnap    = "NHI_SNAP"
 )
 
 // Errors that callers act on.

@@ -30,6 +30,16 @@ func (c *Conn) Kill(ctx context.Context, name string, data []byte, id string, ex
 	return ack.Sequence, nil
 }
 
+// Snapshot stores one part of a snapshot of the kill feed at nhi.snap.<name>, which the
+// server drops after ttl. What was there is replaced.
+func (c *Conn) Snapshot(ctx context.Context, name string, data []byte, ttl time.Duration) error {
+	it := item{stream: StreamSnap, subject: "nhi.snap." + events.Token(name), data: data, header: nats.Header{jetstream.MsgTTLHeader: {wholeSeconds(ttl)}}}
+	if _, err := c.store(ctx, []item{it}, nil); err != nil {
+		return fmt.Errorf("store snapshot of the kill feed: %w", err)
+	}
+	return nil
+}
+
 func wholeSeconds(d time.Duration) string {
 	return ((d + time.Second - 1) / time.Second * time.Second).String()
 }

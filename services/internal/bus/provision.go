@@ -31,6 +31,7 @@ var streamTable = []jetstream.StreamConfig{
 	{Name: StreamTimer, Subjects: []string{"nhi.timer.>"}, AllowMsgSchedules: true, AllowMsgTTL: true, AllowRollup: true, Description: "durable timers"},
 	{Name: StreamDead, Subjects: []string{"nhi.dead.>"}, MaxAge: 365 * day, Discard: jetstream.DiscardNew, Description: "dead letters"},
 	{Name: StreamLease, Subjects: []string{"nhi.lease.>"}, MaxMsgsPerSubject: 1, AllowMsgTTL: true, Description: "who runs an exclusive service"},
+	{Name: StreamSnap, Subjects: []string{"nhi.snap.>"}, MaxMsgsPerSubject: 1, AllowMsgTTL: true, Description: "snapshots of the kill feed"},
 }
 
 // Options of Provision.

@@ -38,7 +38,7 @@ func TestProvision(t *testing.T) {
 		}
 		before[want.Name] = s.CachedInfo().Config
 	}
-	if len(before) != 9 || !before[StreamLog].DenyDelete || !before[StreamLog].DenyPurge || !before[StreamKill].DenyPurge || before[StreamLog].MaxAge != 0 ||
+	if len(before) != 10 || !before[StreamLog].DenyDelete || !before[StreamLog].DenyPurge || !before[StreamKill].DenyPurge || before[StreamLog].MaxAge != 0 ||
 		before[StreamKill].MaxMsgsPerSubject != 1 || before[StreamKill].RePublish == nil || before[StreamIn].Duplicates != 10*time.Minute {
 		t.Fatalf("streams are not as designed: %+v", before)
 	}

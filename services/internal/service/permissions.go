@@ -61,7 +61,7 @@ func processGuard(u *User, service string) {
 
 // allStreams is a read-only table.
 var allStreams = []string{bus.StreamIn, bus.StreamLog, bus.StreamKill, bus.StreamAlert, bus.StreamReceipt,
-	bus.StreamGuard, bus.StreamTimer, bus.StreamDead, bus.StreamLease}
+	bus.StreamGuard, bus.StreamTimer, bus.StreamDead, bus.StreamLease, bus.StreamSnap}
 
 // Permissions derives every NATS user from the topology: one per service, one for
 // all services in one process, the provisioner, the operator, and others, which are
@@ -154,7 +154,7 @@ func serviceRights(u *User, n Node, t Topology) {
 		u.Publish = append(u.Publish, "nhi.timer.set.*.*", "nhi.timer.cancel.*.*")
 	}
 	if n.Feed {
-		u.Publish = append(u.Publish, "nhi.kill.*")
+		u.Publish = append(u.Publish, "nhi.kill.*", "nhi.snap.*")
 	}
 	if n.Exclusive {
 		u.Publish = append(u.Publish, "nhi.lease."+events.Token(n.Service))
@@ -208,6 +208,7 @@ func guardRights(u *User, tenant, point string) {
 		"$JS.API.STREAM.INFO."+bus.StreamKill,
 		"$JS.API.DIRECT.GET."+bus.StreamKill,
 		"$JS.API.DIRECT.GET."+bus.StreamKill+".>",
+		"$JS.API.DIRECT.GET."+bus.StreamSnap+".>",
 		"nhi.receipt."+tenant+".*."+events.Token(point),
 		"nhi.guard."+tenant+"."+events.Token(point))
 }

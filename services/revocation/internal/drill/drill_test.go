@@ -107,7 +107,9 @@ func TestOverdue(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	point := func(o events.ReceiptOutcome) []events.DrillPoint { return []events.DrillPoint{{Point: "gate", Outcome: o}} }
+	point := func(o events.ReceiptOutcome) []events.DrillPoint {
+		return []events.DrillPoint{{Point: "gate", Outcome: o}}
+	}
 	for name, c := range map[string]struct {
 		refused, closed bool
 		points          []events.DrillPoint
