@@ -39,12 +39,13 @@ type world struct {
 	conn    *bus.Conn
 	url     string
 	handler http.Handler
+	metrics *prometheus.Registry
 	signer  token.Signer
 }
 
 func newWorld(t testing.TB, change ...func(*config.Config)) *world {
 	t.Helper()
-	w := &world{t: t, nats: bustest.Server(t)}
+	w := &world{t: t, nats: bustest.Server(t), metrics: prometheus.NewRegistry()}
 	w.conn = bustest.Connect(t, w.nats)
 	if err := bus.Provision(t.Context(), w.conn, bus.Options{Replicas: 1}); err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func newWorld(t testing.TB, change ...func(*config.Config)) *world {
 	for _, f := range change {
 		f(&cfg)
 	}
-	svc, err := build(service.Env{Config: cfg, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Now: time.Now, Bus: w.conn, Guard: g}, 2*time.Second)
+	svc, err := build(service.Env{Config: cfg, Log: zap.NewNop(), Metrics: w.metrics, Now: time.Now, Bus: w.conn, Guard: g}, 2*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +215,30 @@ func (w *world) dead() []bus.Dead {
 		out = append(out, d)
 	}
 	return out
+}
+
+// counted is what the counter says of a source and a result.
+func (w *world) counted(source, result string) int {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "lanyard_intake_events_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if labels["source"] == source && labels["result"] == result {
+				return int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return 0
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {

@@ -62,8 +62,8 @@ func ReadGRPC(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if !packed && int64(len(b)) != size {
 		return nil, fmt.Errorf("read call: %w: the message is cut off", ErrBroken)
 	}
-	if n, err := in.Read(head[:1]); n != 0 {
-		return nil, fmt.Errorf("read call: %w: something follows the message: %w", events.ErrMalformed, err)
+	if n, _ := in.Read(head[:1]); n != 0 {
+		return nil, fmt.Errorf("read call: %w: something follows the message", events.ErrMalformed)
 	}
 	return b, nil
 }
