@@ -239,15 +239,18 @@ func (p ReceiptSigned) Entity() string { return p.Revocation }
 // GuardAttached is a guard's presence: who it is, what it follows and how fresh
 // it is. It is stated again every few seconds.
 type GuardAttached struct {
-	Point        string    `json:"point"`         // id of the enforcement point
-	Audience     string    `json:"audience"`      // what it guards
-	PublicJWK    string    `json:"public_jwk"`    // key that signs its receipts (RFC 8037)
-	LeaseSeconds float64   `json:"lease_seconds"` //
-	Epoch        uint64    `json:"epoch"`         // of the kill feed
-	Sequence     uint64    `json:"sequence"`      // applied up to here
-	Fresh        bool      `json:"fresh"`         // its lease is valid
-	Detached     bool      `json:"detached"`      // it stopped in good order
-	KeyIDs       []string  `json:"key_ids"`       // token signing keys it knows
+	Point        string   `json:"point"`         // id of the enforcement point
+	Audience     string   `json:"audience"`      // what it guards
+	PublicJWK    string   `json:"public_jwk"`    // key that signs its receipts (RFC 8037)
+	LeaseSeconds float64  `json:"lease_seconds"` //
+	Epoch        uint64   `json:"epoch"`         // of the kill feed
+	Sequence     uint64   `json:"sequence"`      // applied up to here
+	Fresh        bool     `json:"fresh"`         // its lease is valid
+	Detached     bool     `json:"detached"`      // it stopped in good order
+	KeyIDs       []string `json:"key_ids"`       // token signing keys it knows
+	// StaleSeconds is how long after the end of its lease it may still say yes to some
+	// requests, because an operator said so; 0: it closes.
+	StaleSeconds float64   `json:"stale_seconds,omitempty,omitzero"`
 	At           time.Time `json:"at"`
 }
 

@@ -25,6 +25,9 @@ type Request struct {
 	// MinSequence asks for an answer at least as fresh as this sequence of the kill
 	// feed, for a caller that knows of a revocation there. 0 asks for nothing.
 	MinSequence uint64
+	// Class is the data class that the answer is about, one of Config.Classes; "" asks
+	// for no more than the lease.
+	Class string
 }
 
 // Check decides. A nil error means allowed; otherwise it is a *Denial. The claims of
@@ -42,7 +45,8 @@ func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 	if r.Token == "" {
 		return Decision{}, &Denial{Code: CodeMissing, Reason: "no token was presented"}
 	}
-	if d := g.stale(r.MinSequence); d != nil {
+	on := g.footing(r.Class, r.Scopes)
+	if _, d := g.know(on, r.MinSequence); d != nil {
 		return Decision{}, d
 	}
 	now := g.cfg.Now()
@@ -63,7 +67,7 @@ func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 		d.Claims = &claims
 		return Decision{}, d
 	}
-	if missing := lacks(claims.Scope, r.Scopes); missing != "" {
+	if missing := Lacks(claims.Scope, r.Scopes); missing != "" {
 		return Decision{}, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted", Claims: &claims}
 	}
 	if err := ctx.Err(); err != nil {
@@ -71,25 +75,31 @@ func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 	}
 	// The machine may have slept since the first look: only a lease that is valid
 	// after the decision makes it one about now.
-	if d := g.stale(r.MinSequence); d != nil {
+	yes, d := g.know(on, r.MinSequence)
+	if d != nil {
 		d.Claims = &claims
 		return Decision{}, d
 	}
-	return Decision{Claims: claims}, nil
+	yes.Claims = claims
+	if yes.Stale && g.cfg.Stale != nil {
+		g.cfg.Stale(yes)
+	}
+	return yes, nil
 }
 
-// stale is the denial of a guard that cannot know, or that knows less than asked.
-func (g *Guard) stale(atLeast uint64) *Denial {
-	if !g.fresh() {
-		s := g.Status()
-		return &Denial{Code: CodeStale, Reason: "the guard is not fresh: " + s.Problem}
+// know is on what a yes would stand, or the denial of a guard that cannot know, or
+// that knows less than asked.
+func (g *Guard) know(on footing, atLeast uint64) (Decision, *Denial) {
+	stale, age, _, d := g.stand(on)
+	if d != nil {
+		return Decision{}, d
 	}
 	if atLeast > 0 {
 		if applied := g.position().applied; applied < atLeast {
-			return &Denial{Code: CodeStale, Reason: fmt.Sprintf("asked for sequence %d of the kill feed, applied %d", atLeast, applied)}
+			return Decision{}, &Denial{Code: CodeStale, Reason: fmt.Sprintf("asked for sequence %d of the kill feed, applied %d", atLeast, applied)}
 		}
 	}
-	return nil
+	return Decision{Class: on.class, Stale: stale, Age: age, on: on}, nil
 }
 
 func revoked(e Entry, c *token.Claims) *Denial {
@@ -124,8 +134,9 @@ func code(err error) string {
 	return CodeMalformed
 }
 
-// lacks is the first required scope that is not granted, "" when all are.
-func lacks(granted string, required []string) string {
+// Lacks is the first required scope that is not granted, "" when all are. Granted is
+// space delimited.
+func Lacks(granted string, required []string) string {
 	for _, want := range required {
 		found := false
 		for have := range strings.FieldsSeq(granted) {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"time"
 
 	"github.com/lanyard-nhi/lanyard/events/token"
 )
@@ -9,7 +10,19 @@ import (
 // Decision is a yes, and on what it stands.
 type Decision struct {
 	Claims token.Claims
+	// Class is the data class that the request named.
+	Class string
+	// Stale: the guard could not know any more and the class allows that for a while,
+	// see ServeStale. Show it to whoever relies on the answer.
+	Stale bool
+	// Age is how long ago the guard last heard that it knows all.
+	Age time.Duration
+
+	on footing
 }
+
+// footing is what the decision stands on; one that was made by hand names the class only.
+func (d Decision) footing() footing { return footing{d.Class, d.on.reading} }
 
 // Decide is Check for callers that go on: with Watch, Tie or Conn what the token opens
 // ends when the token's lineage does. The error is nil or a *Denial.

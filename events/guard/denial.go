@@ -19,8 +19,9 @@ type Denial struct {
 	By         string
 	At         time.Time // when the revocation took effect
 	Handle     lineage.Handle
-	// Cut: something open was ended; no request was refused. See Watch.
-	Cut bool
+	// Cut is how much that the credential had opened was ended; 0: a request was
+	// refused. See Watch.
+	Cut int
 
 	scopes   []string // that were required
 	dpop     bool     // a DPoP proof was wanted

@@ -226,7 +226,7 @@ func (g *Guard) beat(ctx context.Context, a arrival) error {
 		}
 	}
 	late := max(0, a.wall.Sub(b.Time.Add(skew)))
-	end := int64(a.boot - late + g.cfg.Lease)
+	end := g.capLease(int64(a.boot - late + g.cfg.Lease))
 	g.update(func(p *position) {
 		if b.Time.After(p.beatTime) {
 			p.beatTime = b.Time

@@ -45,9 +45,14 @@ type Config struct {
 	Lease     time.Duration // default 15 s; must exceed a leader election
 	Leeway    time.Duration // for token times, default 5 s
 	Presence  time.Duration // how often it states its presence, default 5 s
+	// Classes of data by name, for requests that name one. Optional.
+	Classes map[string]Class
 	// Resource makes challenges say where the resource describes itself, see
 	// ResourceMetadata. Optional.
 	Resource *Resource
+	// Stale is called for every answer that was given only because its data class
+	// serves stale. It must not block. Optional.
+	Stale func(Decision)
 	// Denied is called for every denial, and for whatever open thing is cut, with what
 	// the caller must not learn. It must not block. Optional.
 	Denied func(Denial)
@@ -69,13 +74,14 @@ type Guard struct {
 	metadata *url.URL // where document is served; nil without Config.Resource
 	document []byte
 
-	leaseEnd atomic.Int64 // on the boot clock, nanoseconds; 0: closed
-	attached atomic.Bool  // the last presence delivered said that the lease is valid
-	attend   chan struct{}
-	ready    chan struct{}
-	opened   sync.Once // closes ready
-	running  atomic.Bool
-	answers  answers
+	leaseEnd  atomic.Int64 // on the boot clock, nanoseconds; 0: closed
+	attached  atomic.Bool  // the last presence delivered said that the lease is valid
+	presented atomic.Int64 // when that one was made, on the boot clock
+	attend    chan struct{}
+	ready     chan struct{}
+	opened    sync.Once // closes ready
+	running   atomic.Bool
+	answers   answers
 
 	saving sync.Mutex // guards keeper; taken before mu
 	keeper keeper
@@ -141,6 +147,11 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 	}
 	if cfg.Presence == 0 {
 		cfg.Presence = DefaultPresence
+	}
+	for name, c := range cfg.Classes {
+		if err := c.check(cfg.Lease); err != nil {
+			return nil, fmt.Errorf("make guard: data class %q: %w", name, err)
+		}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

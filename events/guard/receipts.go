@@ -302,11 +302,12 @@ func (g *Guard) leave(ctx context.Context) {
 // present states the presence until it says what is true of the lease.
 func (g *Guard) present(ctx context.Context) error {
 	for {
+		boot := g.cfg.Boot()
 		a := g.presence()
 		if err := g.state(ctx, "", a); err != nil {
 			return err
 		}
-		g.attached.Store(a.Fresh)
+		g.told(a, boot)
 		if a.Fresh {
 			g.opened.Do(func() { close(g.ready) })
 		}
@@ -320,7 +321,7 @@ func (g *Guard) presence() events.GuardAttached {
 	p := g.position()
 	a := events.GuardAttached{
 		Point: g.cfg.Point, Audience: g.cfg.Audience, PublicJWK: g.jwk, LeaseSeconds: g.cfg.Lease.Seconds(),
-		Epoch: p.state.Epoch, Sequence: p.applied, Fresh: g.leased(), KeyIDs: []string{}, At: g.cfg.Now().UTC(),
+		Epoch: p.state.Epoch, Sequence: p.applied, Fresh: g.leased(), KeyIDs: []string{}, StaleSeconds: g.staleSeconds(), At: g.cfg.Now().UTC(),
 	}
 	if k, ok := g.cfg.Keys.(interface{ KeyIDs() []string }); ok {
 		a.KeyIDs = append(a.KeyIDs, k.KeyIDs()...)

@@ -40,7 +40,7 @@ func (g *Guard) decideTransaction(ctx context.Context, r TransactionRequest) (to
 	if r.Token == "" {
 		return token.Transaction{}, &Denial{Code: CodeMissing, Reason: "no transaction token was presented"}
 	}
-	if d := g.stale(r.MinSequence); d != nil {
+	if _, d := g.know(footing{}, r.MinSequence); d != nil {
 		return token.Transaction{}, d
 	}
 	now := g.cfg.Now()
@@ -51,11 +51,12 @@ func (g *Guard) decideTransaction(ctx context.Context, r TransactionRequest) (to
 	if e, dead := g.set.find(t.Lineage, now); dead {
 		return t, revoked(e, nil)
 	}
-	if missing := lacks(t.Scope, r.Scopes); missing != "" {
+	if missing := Lacks(t.Scope, r.Scopes); missing != "" {
 		return t, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted"}
 	}
 	if err := ctx.Err(); err != nil {
 		return t, &Denial{Code: CodeStale, Reason: fmt.Sprintf("the request ended: %v", err)}
 	}
-	return t, g.stale(r.MinSequence) // see decide
+	_, d := g.know(footing{}, r.MinSequence) // see decide
+	return t, d
 }

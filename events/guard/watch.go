@@ -3,6 +3,8 @@ package guard
 import (
 	"container/heap"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +20,8 @@ const watchTick = time.Second
 // credential that was allowed to open it. The context that it returns ends, with the
 // *Denial as its cause (context.Cause), when a handle of the lineage is revoked or
 // frozen, when the token expires, and when the guard can no longer know. It has ended
-// already when one of these is true now. Every watch that ends so is told to
-// Config.Denied with Denial.Cut set.
+// already when one of these is true now. Config.Denied is told once for each
+// credential whose watches end at once, with their number in Denial.Cut.
 //
 // Revokes end it before the guard signs its receipt. A watch costs about a kilobyte;
 // beginning and ending one takes time in proportion to the depth of the lineage. Call
@@ -51,13 +53,15 @@ func (g *Guard) ended(d Decision) *Denial {
 	if !now.Add(-g.cfg.Leeway).Before(time.Unix(d.Claims.Expires, 0)) {
 		return expired()
 	}
-	return g.stale(0)
+	_, denial := g.know(d.footing(), 0)
+	return denial
 }
 
 func expired() *Denial { return &Denial{Code: CodeExpired, Reason: "the token has expired"} }
 
 // cut ends watches. Those that ended meanwhile are left alone.
 func (g *Guard) cut(all []*watch, why func(*watch) *Denial) {
+	told := map[string]*Denial{}
 	for _, w := range all {
 		if !g.watches.remove(w) {
 			continue
@@ -65,11 +69,20 @@ func (g *Guard) cut(all []*watch, why func(*watch) *Denial) {
 		w.forget()
 		d := why(w)
 		claims := w.decision.Claims
-		d.Claims, d.Cut = &claims, true
+		d.Claims, d.Cut = &claims, 1
 		w.end(d)
-		if g.cfg.Denied != nil {
-			g.cfg.Denied(*d)
+		if first, ok := told[claims.ID]; ok {
+			first.Cut++
+			continue
 		}
+		again := *d // who asks for the cause may read d from now on
+		told[claims.ID] = &again
+	}
+	if g.cfg.Denied == nil {
+		return
+	}
+	for _, d := range told {
+		g.cfg.Denied(*d)
 	}
 }
 
@@ -96,12 +109,16 @@ func (g *Guard) sweepWatches() time.Duration {
 	if !open {
 		return 0
 	}
-	if d := g.stale(0); d != nil {
-		g.cut(g.watches.all(), func(*watch) *Denial { c := *d; return &c })
-		return 0
+	next := min(watchTick, first.Sub(now))
+	for _, on := range g.watches.footings() {
+		_, _, left, d := g.stand(on)
+		if d != nil {
+			g.cut(g.watches.on(on), func(*watch) *Denial { c := *d; return &c })
+			continue
+		}
+		next = min(next, left)
 	}
-	left := time.Duration(g.leaseEnd.Load()) - g.cfg.Boot()
-	return max(min(watchTick, first.Sub(now), left), time.Nanosecond)
+	return max(next, time.Nanosecond)
 }
 
 // watchdog holds the open watches against the clocks until ctx ends. Revokes and
@@ -150,11 +167,12 @@ type watches struct {
 	mu      sync.Mutex
 	handles map[lineage.Handle]*link
 	byEnd   expiries
+	counts  map[footing]int // of what is open
 	wake    chan struct{}
 }
 
 func newWatches() watches {
-	return watches{handles: map[lineage.Handle]*link{}, wake: make(chan struct{}, 1)}
+	return watches{handles: map[lineage.Handle]*link{}, counts: map[footing]int{}, wake: make(chan struct{}, 1)}
 }
 
 // add enters w. soonest: the watchdog has to look earlier than it meant to.
@@ -170,7 +188,8 @@ func (s *watches) add(w *watch) (soonest bool) {
 		s.handles[h] = l
 	}
 	heap.Push(&s.byEnd, w)
-	return w.at == 0
+	s.counts[w.decision.footing()]++
+	return w.at == 0 || s.counts[w.decision.footing()] == 1
 }
 
 // remove takes w out and reports whether it was in.
@@ -181,6 +200,10 @@ func (s *watches) remove(w *watch) bool {
 		return false
 	}
 	heap.Remove(&s.byEnd, w.at)
+	on := w.decision.footing()
+	if s.counts[on]--; s.counts[on] == 0 {
+		delete(s.counts, on)
+	}
 	for i, h := range w.decision.Claims.Lineage {
 		l := &w.links[i]
 		if l.next != nil {
@@ -238,10 +261,24 @@ func (s *watches) next() (time.Time, bool) {
 	return s.byEnd[0].expires, true
 }
 
-func (s *watches) all() []*watch {
+// footings is on what the open things stand.
+func (s *watches) footings() []footing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]*watch(nil), s.byEnd...)
+	return slices.Collect(maps.Keys(s.counts))
+}
+
+// on is what stands on one footing.
+func (s *watches) on(f footing) []*watch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*watch
+	for _, w := range s.byEnd {
+		if w.decision.footing() == f {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // expiries is a heap, the first to expire on top.

@@ -32,7 +32,7 @@ func cause(t testing.TB, ctx context.Context) string {
 	if !ok {
 		return context.Cause(ctx).Error()
 	}
-	if !d.Cut || d.Claims == nil || d.Reason == "" {
+	if d.Cut != 1 || d.Claims == nil || d.Reason == "" {
 		t.Errorf("denial %+v", d)
 	}
 	return d.Code
@@ -63,7 +63,7 @@ func TestWatchEndsWithAnyHandle(t *testing.T) {
 		t.Errorf("after a revoke of the child: %q, %q, %q", a, b, c)
 	}
 	d, _ := errors.AsType[*Denial](context.Cause(child))
-	if len(told) != 1 || told[0].Revocation != "rev" || told[0].By != "alice" || d.Revocation != "rev" || !told[0].Cut {
+	if len(told) != 1 || told[0].Revocation != "rev" || told[0].By != "alice" || d.Revocation != "rev" || told[0].Cut != 1 {
 		t.Errorf("told %+v", told)
 	}
 	w.kill(1, events.ModeFreeze)
@@ -82,7 +82,11 @@ func TestWatchEndsWithAnyHandle(t *testing.T) {
 	if got := cause(t, open(2)); got != CodeRevoked {
 		t.Errorf("begun under a revoked handle: %q", got)
 	}
+	told = nil
 	w.kill(1<<40, events.ModeRevoke)
+	if len(told) != 1 || told[0].Cut != 2 { // of the same credential
+		t.Errorf("told %+v", told)
+	}
 	if a, b := cause(t, again), cause(t, cousin); a != CodeRevoked || b != CodeRevoked {
 		t.Errorf("after a revoke of the root: %q, %q", a, b)
 	}

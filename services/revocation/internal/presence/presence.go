@@ -20,10 +20,14 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
 )
 
-// Lapse is how long a guard is counted as present after it last said so: the
+// Lapse is how long a guard is counted as present after it last said so, at least: the
 // default lease and three missed presences. Within it the guard may still be
 // following the feed though its own messages do not arrive.
 const Lapse = 30 * time.Second
+
+// unheard is how old its newest delivered presence may be when a guard renews its
+// lease. So a guard that is not heard for this and its lease says yes no more.
+const unheard = 15 * time.Second
 
 // Errors of Verify.
 var (
@@ -50,18 +54,26 @@ type Guard struct {
 }
 
 // Present reports whether it counts as alive at now.
-func (g Guard) Present(now time.Time) bool { return !g.Detached && now.Sub(g.Seen) <= Lapse }
+func (g Guard) Present(now time.Time) bool {
+	return !g.Detached && now.Sub(g.Seen) <= max(Lapse, unheard+g.lease())
+}
 
 // expected reports whether it may be saying yes at now. A guard says yes only after
 // its presence with a valid lease is stored; when it states that its lease has run
-// out, it may have been renewed in that moment, so it is waited for a lease longer.
+// out, it may have been renewed in that moment, so it is waited for a lease longer. One
+// that serves stale goes on without a lease, and may have renewed it until unheard.
 func (g Guard) expected(now time.Time) bool {
-	return g.Present(now) && (g.Fresh || !g.fresh.IsZero() && now.Sub(g.fresh) <= g.lease())
+	after := g.lease()
+	if g.StaleSeconds > 0 {
+		after += unheard
+	}
+	return g.Present(now) && (g.Fresh || !g.fresh.IsZero() && now.Sub(g.fresh) <= after)
 }
 
-// lease is how long after its newest heartbeat it may say yes, and a second.
+// lease is how long after its newest heartbeat it may say yes to anything, what it
+// serves stale included, and a second.
 func (g Guard) lease() time.Duration {
-	return time.Duration(g.LeaseSeconds*float64(time.Second)) + time.Second
+	return time.Duration((g.LeaseSeconds+g.StaleSeconds)*float64(time.Second)) + time.Second
 }
 
 // Table is safe for concurrent use.
