@@ -165,7 +165,7 @@ func DemoSystem(data string) (demo.System, func(), error) {
 	var feeds []*natsfeed.Feed
 	src := operator.NewSource(cred, client, time.Now)
 	sys := demo.System{Issuer: ends.Issuer, Intake: ends.Intake, Alerts: ends.Alerts, Revocation: ends.Revocation, LocalOIDC: ends.LocalOIDC,
-		LocalSecret: strings.TrimSpace(string(secret)), Operator: src.Token, HTTP: client}
+		LocalSecret: strings.TrimSpace(string(secret)), Operator: src.Token, FeedKey: feedKey, HTTP: client}
 	sys.Guard = func(ctx context.Context, tenant, point, audience string) (guard.Config, error) {
 		user := service.UserName(config.User{Kind: "guard", Tenant: tenant, Point: point})
 		feed, err := natsfeed.DialUser(ends.NATS, user, filepath.Join(data, "keys", "nats", user+".nk"))

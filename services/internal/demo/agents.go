@@ -16,12 +16,13 @@ import (
 // resource is one tenant's guarded HTTP service: a handler behind the guard library,
 // as a product would build it.
 type resource struct {
-	tenant string
-	url    string
-	guard  *guard.Guard
-	server *http.Server
-	stop   context.CancelFunc
-	done   chan struct{}
+	tenant  string
+	url     string
+	guard   *guard.Guard
+	server  *http.Server
+	refusal atomic.Pointer[guard.Denial] // the first because of a revocation, as its operator's log has it
+	stop    context.CancelFunc
+	done    chan struct{}
 }
 
 func (r *run) openResources(ctx context.Context) error {
@@ -42,12 +43,19 @@ func (r *run) openResource(ctx context.Context, tenant string) (*resource, error
 	if err != nil {
 		return nil, err
 	}
+	gctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	res := &resource{tenant: tenant, stop: stop, done: make(chan struct{})}
+	cfg.Denied = func(d guard.Denial) {
+		if d.Revocation != "" {
+			res.refusal.CompareAndSwap(nil, &d)
+		}
+	}
 	g, err := guard.New(cfg)
 	if err != nil {
+		stop()
 		return nil, err
 	}
-	gctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	res := &resource{tenant: tenant, guard: g, stop: stop, done: make(chan struct{})}
+	res.guard = g
 	go func() {
 		defer close(res.done)
 		_ = g.Run(gctx) // ends with its context; a guard that cannot run denies everything

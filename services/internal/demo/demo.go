@@ -8,6 +8,7 @@ package demo
 
 import (
 	"context"
+	"crypto/ed25519"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -33,8 +34,9 @@ type System struct {
 	LocalSecret                                   string // client secret of the local OIDC issuer
 	Operator                                      func(ctx context.Context) (string, error)
 	// Guard is the configuration of a guard at point in tenant, with its feed.
-	Guard func(ctx context.Context, tenant, point, audience string) (guard.Config, error)
-	HTTP  *http.Client
+	Guard   func(ctx context.Context, tenant, point, audience string) (guard.Config, error)
+	FeedKey ed25519.PublicKey // of the kill feed: all that is needed to check receipts
+	HTTP    *http.Client
 }
 
 // Options of Run.
@@ -79,6 +81,8 @@ type Revocation struct {
 	Descendants          int64   `json:"descendants"`
 	ReceiptsExpected     int     `json:"receipts_expected"`
 	ReceiptsEnforced     int     `json:"receipts_enforced"`
+	ReceiptsVerified     int     `json:"receipts_verified"` // offline, with the kill feed's public key alone
+	DeniedInLogs         int     `json:"tenants_whose_log_names_it"`
 	Closed               bool    `json:"closed"`
 	AcceptToLastRefusal  Latency `json:"accept_to_last_refusal_ms"`
 	AcceptToReceipt      Latency `json:"accept_to_receipt_ms"`
@@ -179,6 +183,10 @@ func (r *run) verdict() error {
 		return fmt.Errorf("revocation %s is not closed: %d of %d receipts", v.ID, v.ReceiptsEnforced, v.ReceiptsExpected)
 	case c.SubtreeAllowedAfterClosure > 0:
 		return fmt.Errorf("%d calls of the revoked subtree were allowed after closure", c.SubtreeAllowedAfterClosure)
+	case v.ReceiptsVerified < v.ReceiptsExpected:
+		return fmt.Errorf("%d of %d receipts hold offline", v.ReceiptsVerified, v.ReceiptsExpected)
+	case v.DeniedInLogs < len(Tenants):
+		return fmt.Errorf("the revocation is named in the log of %d of %d tenants", v.DeniedInLogs, len(Tenants))
 	case c.SiblingsDenied > 0:
 		return fmt.Errorf("%d calls of unrelated siblings were denied", c.SiblingsDenied)
 	}

@@ -64,6 +64,7 @@ func (r *run) revoke(ctx context.Context) error {
 		return fmt.Errorf("revoke: %w", err)
 	}
 	r.o.At("revoke")
+	r.exposure(s)
 	if err := waitFor(ctx, r.o.CloseWithin, func() bool { return r.refused() == len(r.agents) }); err != nil {
 		r.rep.Bad("%d of %d agents still have not been refused", len(r.agents)-r.refused(), len(r.agents))
 	}
@@ -75,6 +76,9 @@ func (r *run) revoke(ctx context.Context) error {
 	r.rep.Good("accepted %s; %d of %d receipts; closed: %v", s.Revocation, s.Enforced, s.Expected, r.res.Revocation.Closed)
 	for _, x := range s.Receipts {
 		r.rep.Line("receipt  %-22s %-14s %.1f ms after accept", x.Point, x.Outcome, x.LatencyMS)
+	}
+	if err := r.verify(ctx, s); err != nil {
+		return err
 	}
 	l := r.res.Revocation.AcceptToLastRefusal
 	r.rep.Good("accept -> first refusal, over the agents: p50 %.0f ms, p99 %.0f ms, max %.0f ms", l.P50, l.P99, l.Max)
@@ -104,6 +108,7 @@ func (r *run) awaitClosure(ctx context.Context, s state) (state, error) {
 			return false
 		}
 		s = got
+		r.exposure(s)
 		return s.State == "closed"
 	})
 	if err != nil && last != nil {

@@ -25,7 +25,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 )
 
 // What can be wrong with a ring.
@@ -47,9 +46,8 @@ type Ring struct {
 	dir    string
 	create bool
 
-	mu     sync.Mutex
-	cache  signingCache
-	looked time.Time // when the cache was found current
+	mu    sync.Mutex
+	cache signingCache
 }
 
 // Open opens the ring in dir. With create it makes what is missing of the

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/lanyard-nhi/lanyard/events/token"
@@ -46,22 +45,13 @@ func (r *Ring) signingPath(kid string) string { return r.path("signing", kid+".j
 
 func (r *Ring) statePath() string { return r.path("signing", "state.json") }
 
-// lookEvery is how long the cache counts without a look at the state file, in which
-// hundreds of tokens are signed. A key that another process replaced signs that long
-// after, which is within what it is kept for.
-const lookEvery = 20 * time.Millisecond
-
 // signing is the present state and keys. Every write makes a new state file, so its
 // identity tells whether the cache is current.
 func (r *Ring) signing() (signingCache, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cache.info != nil && time.Since(r.looked) < lookEvery {
-		return r.cache, nil
-	}
 	// Retire in another process may delete a file between the two reads: read again.
 	for attempt := 0; ; attempt++ {
-		r.looked = time.Now()
 		info, err := os.Stat(r.statePath())
 		if err != nil {
 			return signingCache{}, fmt.Errorf("read signing keys: %w", missing(r.statePath(), err))

@@ -326,8 +326,12 @@ func (s *System) Demo() demo.System {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	key, err := s.Keys.FeedPublic()
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	return demo.System{Issuer: s.Issuer, Intake: s.Intake, Alerts: s.Alerts, Revocation: s.Revocation, LocalOIDC: s.OIDC,
-		LocalSecret: strings.TrimSpace(string(secret)), Operator: s.operator.Token, Guard: s.guard, HTTP: s.client}
+		LocalSecret: strings.TrimSpace(string(secret)), Operator: s.operator.Token, Guard: s.guard, FeedKey: key, HTTP: s.client}
 }
 
 // guard is the configuration of a product's guard, with a feed under its own user.
