@@ -46,7 +46,8 @@ func Revoke(ctx context.Context, o Options) ([]Row, error) {
 			return rows, err
 		}
 	}
-	return rows, nil
+	late, err := revokeLate(ctx, o)
+	return append(rows, late...), err
 }
 
 // revokeLatency is the time from accept until the last of 50 guards refuses. The

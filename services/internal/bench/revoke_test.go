@@ -8,7 +8,7 @@ func TestRevoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 7 {
+	if len(rows) != 9 {
 		t.Fatalf("%d rows", len(rows))
 	}
 	for _, r := range rows {
