@@ -170,6 +170,10 @@ func TestWrappedRecords(t *testing.T) {
 	if n := len(w.stored()); n != 1 {
 		t.Errorf("%d events are stored, want 1", n)
 	}
+	pod := minimal["kubernetes"]("k", time.Now(), "")
+	if r := w.post("/v1/kubernetes", w.acme(), plainJSON, fmt.Appendf(nil, `{"messageType":"DATA_MESSAGE","logEvents":[{"id":"1","message":%q},{"id":"2","message":%q}]}`, pod, pod)).result(t); r.Accepted != 2 {
+		t.Errorf("EKS in CloudWatch Logs: %+v", r)
+	}
 	for name, body := range map[string]string{
 		"Pub/Sub without data": `{"message":{"data":"%%"},"subscription":"s"}`,
 		"Pub/Sub of no JSON":   `{"message":{"data":"eA=="},"subscription":"s"}`,

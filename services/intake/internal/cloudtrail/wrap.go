@@ -24,8 +24,8 @@ func unwrap(v jsontext.Value) ([]jsontext.Value, error) {
 	if !marked || records.Text(v, "eventID") != "" {
 		return nil, nil
 	}
-	if list, ok := records.Member(v, "logEvents"); ok && records.Text(v, "messageType") == "DATA_MESSAGE" {
-		return records.Strings(list, "message")
+	if list, err := records.CloudWatch(v); list != nil || err != nil {
+		return list, err
 	}
 	if detail, ok := records.Member(v, "detail"); ok && records.Text(v, "detail-type") == "AWS API Call via CloudTrail" {
 		return []jsontext.Value{detail}, nil

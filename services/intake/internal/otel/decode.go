@@ -166,12 +166,17 @@ func jsonValue(v neutral.Doc, depth int) any {
 	if depth > maxDepth {
 		return nil
 	}
-	for kind, x := range v { // there is one
+	for _, kind := range valueKinds { // one of them is there
+		x, ok := v[kind]
+		if !ok {
+			continue
+		}
 		switch kind {
 		case "intValue", "int_value":
 			if f, err := strconv.ParseFloat(neutral.Text(x), 64); err == nil {
 				return f
 			}
+			return nil
 		case "arrayValue", "array_value":
 			list := []any{}
 			for _, e := range v.Objects(kind, "values") {
@@ -180,9 +185,12 @@ func jsonValue(v neutral.Doc, depth int) any {
 			return list
 		case "kvlistValue", "kvlist_value":
 			return map[string]any(jsonAttributes(v.Objects(kind, "values"), depth+1))
-		case "stringValue", "string_value", "boolValue", "bool_value", "doubleValue", "double_value", "bytesValue", "bytes_value":
-			return x
 		}
+		return x
 	}
 	return nil
 }
+
+// valueKinds are the members of AnyValue, one of which is there. It is a read-only table.
+var valueKinds = []string{"stringValue", "string_value", "boolValue", "bool_value", "intValue", "int_value", "doubleValue", "double_value",
+	"arrayValue", "array_value", "kvlistValue", "kvlist_value", "bytesValue", "bytes_value"}

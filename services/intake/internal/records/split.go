@@ -207,6 +207,19 @@ func PubSub(v jsontext.Value) ([]jsontext.Value, error) {
 	return []jsontext.Value{data}, nil
 }
 
+// CloudWatch unwraps what a CloudWatch Logs subscription delivers:
+// {"messageType":"DATA_MESSAGE","logEvents":[{"message":text}]}.
+func CloudWatch(v jsontext.Value) ([]jsontext.Value, error) {
+	if !bytes.Contains(v, []byte(`"logEvents"`)) || Text(v, "messageType") != "DATA_MESSAGE" {
+		return nil, nil
+	}
+	list, ok := Member(v, "logEvents")
+	if !ok {
+		return nil, nil
+	}
+	return Strings(list, "message")
+}
+
 // Strings are the members named name, JSON in a string each, of the objects in an array.
 func Strings(list jsontext.Value, name string) ([]jsontext.Value, error) {
 	var objects []jsontext.Value

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/neutral"
 	"github.com/lanyard-nhi/lanyard/services/intake/internal/records"
@@ -14,7 +13,7 @@ import (
 
 // GCPShape is LogEntry objects as a sink to Pub/Sub pushes them, one each, or as
 // "gcloud logging read" and entries.list give them.
-var GCPShape = records.Shape{Lists: []string{"entries"}, Unwrap: func(v jsontext.Value) ([]jsontext.Value, error) { return records.PubSub(v) }}
+var GCPShape = records.Shape{Lists: []string{"entries"}, Unwrap: records.PubSub}
 
 // GCP reads one Cloud Logging entry with an AuditLog payload: its id is insertId and its
 // time is timestamp. Other log entries are skipped. Of a long-running operation the

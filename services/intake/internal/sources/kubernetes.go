@@ -11,8 +11,8 @@ import (
 )
 
 // KubernetesShape is an audit.k8s.io/v1 EventList as the webhook backend posts it, or
-// the lines of the log backend.
-var KubernetesShape = records.Shape{Lists: []string{"items"}}
+// the lines of the log backend, also as EKS puts them into CloudWatch Logs.
+var KubernetesShape = records.Shape{Lists: []string{"items"}, Unwrap: records.CloudWatch}
 
 // Kubernetes reads one audit.k8s.io/v1 Event: its id is auditID and its time that of
 // the request. A request is told once per stage; the one at its end counts, and for
