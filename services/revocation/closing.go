@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -65,8 +66,16 @@ func (r *revoker) due(ctx context.Context, id string) error {
 		return nil
 	}
 	err = r.tryClose(ctx, id)
+	waiting := errors.Is(err, errCleanup)
 	if overdue {
-		err = errors.Join(err, r.overdue(ctx, id, err))
+		why := err
+		if waiting {
+			err = nil // it is told, and no failure of ours
+		}
+		return errors.Join(err, r.overdue(ctx, id, why))
+	}
+	if waiting {
+		return nil
 	}
 	return err
 }
@@ -113,6 +122,7 @@ func (r *revoker) thaw(ctx context.Context, id string) error {
 type census struct {
 	descendants int64
 	tenants     []string
+	secrets     map[string]closure.Answer // proof that each managed secret ended
 }
 
 // census counts the credentials that were alive at accept or were minted since. It
@@ -132,6 +142,11 @@ func (r *revoker) census(ctx context.Context, id string) (*census, error) {
 	}
 	c := &census{}
 	c.descendants, c.tenants = countSum(count)
+	if r.cleanup != nil && a.Mode == events.ModeRevoke {
+		if c.secrets, err = r.cleanup.toll(ctx, *a); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -163,12 +178,22 @@ func (r *revoker) closing(s *ledger.State, answers map[string]closure.Answer, to
 	if !s.Open() || len(closure.Missing(s.Accepted.Guards, answers, now)) > 0 {
 		return nil, nil
 	}
+	if len(toll.secrets) > 0 {
+		answers = maps.Clone(answers)
+		if answers == nil {
+			answers = map[string]closure.Answer{}
+		}
+		maps.Copy(answers, toll.secrets)
+		for _, a := range toll.secrets {
+			now = latest(now, a.AppliedAt)
+		}
+	}
 	root, err := closure.Root(answers)
 	if err != nil {
 		return nil, err
 	}
 	cause := s.Cause()
-	p := events.RevocationClosed{Revocation: s.ID, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards),
+	p := events.RevocationClosed{Revocation: s.ID, Handle: s.Accepted.Handle, ClosedAt: now.UTC(), Expected: len(s.Accepted.Guards) + len(toll.secrets),
 		Outcomes: closure.Outcomes(answers), Descendants: toll.descendants, Tenants: toll.tenants, MerkleRoot: root, LastMS: closure.LastMS(answers)}
 	p.Statement = r.statement(s, p, answers)
 	e, err := events.New(events.Origin{Source: source, Tenant: s.Tenant, Time: now, Cause: &cause}, p)
@@ -176,6 +201,13 @@ func (r *revoker) closing(s *ledger.State, answers map[string]closure.Answer, to
 		return nil, err
 	}
 	return []events.Event{e}, nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // overdue tells the SOC, once, that a revocation is open for longer than it should.

@@ -241,7 +241,7 @@ func (r *revoker) enforced(ctx context.Context, id string, rs []proven) error {
 	}
 	var toll *census // needed when these may be the last
 	if open && len(left) == 0 {
-		if toll, err = r.census(ctx, id); err != nil {
+		if toll, err = r.census(ctx, id); err != nil && !errors.Is(err, errCleanup) {
 			r.log.Warn("descendants cannot be counted; the revocation stays open", zap.String("revocation", id), zap.Error(err))
 		}
 	}

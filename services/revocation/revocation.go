@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,7 @@ type revoker struct {
 	flights   flights       // by revocation
 	capped    flights       // by tenant
 	receipts  *batcher
+	cleanup   *cleaner // ends managed secrets; nil in tests of what is not about them
 	recovered sync.Map // ids of open revocations whose stored receipts were read
 	alerted   sync.Map // ids of overdue revocations that were reported
 	sync      syncCheck
@@ -131,14 +133,22 @@ func New(env service.Env) (service.Service, error) {
 	if err != nil {
 		return service.Service{}, errors.Join(err, j.Close())
 	}
+	orders, err := openCommands(r, env)
+	if err != nil {
+		return service.Service{}, errors.Join(err, j.Close())
+	}
+	if r.cleanup, err = openCleaner(r, env); err != nil {
+		return service.Service{}, errors.Join(err, j.Close())
+	}
 	return service.Service{
 		Name:     "revocation",
-		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt)},
-		Tasks: append(append(r.tasks(), drills.tasks()...), r.snapshots(env), service.Task{Name: "graph", Run: g.Run},
+		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt), bus.On(r.cleanup.placed, events.TypeSecretTracked)},
+		Tasks: append(slices.Concat(r.tasks(), drills.tasks(), r.cleanup.tasks()), r.snapshots(env), service.Task{Name: "graph", Run: g.Run},
+			service.Task{Name: "commands", Run: r.every(time.Second, orders.look)},
 			service.Task{Name: "horizon", Run: r.every(time.Second, g.Watch)}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
 		Publishes: append(publishes(), drillTypes()...),
-		HTTP:      r.http(env, drills.routes),
-		Close:     j.Close,
+		HTTP:      r.http(env, drills.routes, r.cleanup.routes),
+		Close:     func() error { return errors.Join(r.cleanup.close(), j.Close()) },
 	}, nil
 }
 
@@ -176,7 +186,7 @@ func newRevoker(env service.Env, p parts) *revoker {
 // publishes are the events that the service appends itself.
 func publishes() []string {
 	return []string{events.TypeRevocationRequested, events.TypeRevocationAccepted, events.TypeRevocationRefused, events.TypeRevocationProposed,
-		events.TypeRevocationEnforced, events.TypeRevocationClosed, events.TypeRevocationLifted, events.TypeAnomalyDetected}
+		events.TypeRevocationEnforced, events.TypeRevocationStuck, events.TypeSecretPlaced, events.TypeRevocationClosed, events.TypeRevocationLifted, events.TypeAnomalyDetected}
 }
 
 func (r *revoker) tasks() []service.Task {

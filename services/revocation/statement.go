@@ -60,7 +60,8 @@ func (r *revoker) getReceipts(_ http.ResponseWriter, q *http.Request, caller tok
 
 func (r *revoker) bundle(ctx context.Context, id string, caller token.Claims) ([]byte, error) {
 	var closed *events.RevocationClosed
-	var list []receipt.Point
+	var guards []events.ExpectedGuard
+	var answers map[string]closure.Answer
 	err := r.ledger.Inspect(ctx, id, func(s *ledger.State) {
 		if !visible(s, caller) {
 			return
@@ -69,7 +70,7 @@ func (r *revoker) bundle(ctx context.Context, id string, caller token.Claims) ([
 			closed = &events.RevocationClosed{}
 			return
 		}
-		list = points(s.Accepted.Guards, s.AtClosure())
+		guards, answers = s.Accepted.Guards, maps.Clone(s.AtClosure())
 	})
 	switch {
 	case err != nil:
@@ -81,7 +82,17 @@ func (r *revoker) bundle(ctx context.Context, id string, caller token.Claims) ([
 	case closed.Statement == "":
 		return nil, &httpError{http.StatusConflict, "not_signed", "it was closed without a signed statement, by an earlier version"}
 	}
+	if r.cleanup != nil {
+		ended, err := r.cleanup.proofs(ctx, *closed)
+		if err != nil {
+			return nil, err
+		}
+		if answers == nil {
+			answers = map[string]closure.Answer{}
+		}
+		maps.Copy(answers, ended)
+	}
 	var b bytes.Buffer
-	err = receipt.Write(&b, closed.Statement, list)
+	err = receipt.Write(&b, closed.Statement, points(guards, answers))
 	return b.Bytes(), err
 }

@@ -247,6 +247,10 @@ type Anomaly struct {
 	Disabled []string `yaml:"disabled"`
 	// AutoRevoke lets deterministic detectors ask for revocations. Default false.
 	AutoRevoke bool `yaml:"auto_revoke"`
+	// Rules is a directory of the SOC's own rules, see 'lanyard rule --help'. What changes
+	// in it is in force within seconds; a rule that is wrong keeps the old ones in force,
+	// and stops a start. Default "": none.
+	Rules string `yaml:"rules"`
 }
 
 // Rotation is due dates and expiry.

@@ -47,6 +47,8 @@ type Options struct {
 	Own []string
 	// CAFile is a PEM file of authorities trusted for Own, besides the system's.
 	CAFile string
+	// Idle is how many unused connections are kept per host; default 2.
+	Idle int
 
 	resolver *net.Resolver     // tests
 	dialled  func(addr string) // tests: called for each connection attempt that is let through
@@ -65,6 +67,9 @@ func New(o Options) (*http.Client, error) {
 	}
 	if o.MaxBody <= 0 {
 		o.MaxBody = 1 << 20
+	}
+	if o.Idle <= 0 {
+		o.Idle = 2
 	}
 	t := &transport{ports: map[string]bool{}, own: map[string]bool{}, maxBody: o.MaxBody}
 	var ports []uint16
@@ -164,7 +169,7 @@ func roundTripper(o Options, pool *x509.CertPool, control func(string, string, s
 		TLSHandshakeTimeout:    min(o.Timeout, 5*time.Second),
 		ResponseHeaderTimeout:  o.Timeout,
 		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConnsPerHost:    2,
+		MaxIdleConnsPerHost:    o.Idle,
 		IdleConnTimeout:        30 * time.Second,
 		ForceAttemptHTTP2:      true,
 	}

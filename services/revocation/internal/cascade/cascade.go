@@ -314,7 +314,7 @@ func (e *Engine) append(ctx context.Context, j Job, p events.Payload, now time.T
 		return err
 	}
 	filter := events.EntityFilter(j.Tenant, p.Entity())
-	for at := uint64(0); ; {
+	for at, wait := uint64(0), time.Millisecond; ; wait = min(2*wait, time.Second) {
 		_, err := e.cfg.Log.Append(ctx, bus.Batch{Events: []events.Event{ev}, Expect: &bus.Expect{Filter: filter, Sequence: at}})
 		if !errors.Is(err, bus.ErrConflict) {
 			return err
@@ -328,6 +328,21 @@ func (e *Engine) append(ctx context.Context, j Job, p events.Payload, now time.T
 			}
 			at = st.Sequence
 		}
+		if !pause(ctx, wait) { // a read may lag behind the conflict
+			return ctx.Err()
+		}
+	}
+}
+
+// pause waits; false means that ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 

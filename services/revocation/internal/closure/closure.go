@@ -3,6 +3,8 @@
 package closure
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,8 +21,8 @@ type Answer struct {
 	Until *time.Time // for unsupported_until
 }
 
-// settled reports whether the point no longer honours the handle at now.
-func (a Answer) settled(now time.Time) bool {
+// Settled reports whether the point no longer honours the handle at now.
+func (a Answer) Settled(now time.Time) bool {
 	switch a.Outcome {
 	case events.ReceiptEnforced, events.ReceiptAlreadyDead, events.ReceiptLeaseExpired:
 		return true
@@ -34,7 +36,7 @@ func (a Answer) settled(now time.Time) bool {
 func Missing(expected []events.ExpectedGuard, answers map[string]Answer, now time.Time) []events.ExpectedGuard {
 	var out []events.ExpectedGuard
 	for _, g := range expected {
-		if a, ok := answers[g.Point]; !ok || !a.settled(now) {
+		if a, ok := answers[g.Point]; !ok || !a.Settled(now) {
 			out = append(out, g)
 		}
 	}
@@ -107,4 +109,24 @@ func Root(answers map[string]Answer) (string, error) {
 // Leaf is the text of one leaf of Root.
 func Leaf(e events.RevocationEnforced) []byte {
 	return []byte(strings.Join([]string{e.Point, string(e.Outcome), e.Receipt}, "\x00"))
+}
+
+// Until reads the time of an unsupported_until answer out of its receipt, whose
+// signature was checked before it was put on the log.
+func Until(p events.RevocationEnforced) *time.Time {
+	if p.Outcome != events.ReceiptUnsupportedUntil {
+		return nil
+	}
+	parts := strings.Split(p.Receipt, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	var body struct {
+		Until *time.Time `json:"until"`
+	}
+	b, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(b, &body) != nil {
+		return nil
+	}
+	return body.Until
 }

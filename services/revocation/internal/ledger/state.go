@@ -1,11 +1,8 @@
 package ledger
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lanyard-nhi/lanyard/events"
@@ -138,7 +135,7 @@ func (s *State) apply(e events.Event) error {
 		if err != nil {
 			return err
 		}
-		s.answer(closure.Answer{RevocationEnforced: p, Until: until(p)})
+		s.answer(closure.Answer{RevocationEnforced: p, Until: closure.Until(p)})
 	case events.TypeRevocationClosed:
 		p, err := events.As[events.RevocationClosed](e)
 		if err != nil {
@@ -185,26 +182,6 @@ func rank(o events.ReceiptOutcome) int {
 		return 2
 	}
 	return 1
-}
-
-// until reads the time of an unsupported_until answer out of its receipt, whose
-// signature was checked before it was put on the log.
-func until(p events.RevocationEnforced) *time.Time {
-	if p.Outcome != events.ReceiptUnsupportedUntil {
-		return nil
-	}
-	parts := strings.Split(p.Receipt, ".")
-	if len(parts) != 3 {
-		return nil
-	}
-	var body struct {
-		Until *time.Time `json:"until"`
-	}
-	b, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(b, &body) != nil {
-		return nil
-	}
-	return body.Until
 }
 
 // holder is the revocation as the holder of its handle at now, nil when it no

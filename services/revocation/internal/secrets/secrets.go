@@ -88,6 +88,15 @@ func (x *Index) Run(ctx context.Context) error {
 	return x.store.Follow(ctx, x.log, state.View{Name: View, Stream: bus.StreamLog, Filters: filters, Apply: apply})
 }
 
+// Any reports whether a secret was ever tracked.
+func (x *Index) Any(ctx context.Context) (bool, error) {
+	n, err := x.log.LastSequence(ctx, bus.StreamLog, filters[0])
+	if err != nil {
+		return false, fmt.Errorf("look for secrets: %w", err)
+	}
+	return n > 0, nil
+}
+
 // Settle waits until the projection holds everything that is on the log now.
 func (x *Index) Settle(ctx context.Context) error {
 	var last uint64
