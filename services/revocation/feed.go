@@ -16,6 +16,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
 	"github.com/lanyard-nhi/lanyard/services/internal/bus"
+	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/accept"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/journal"
 	"github.com/lanyard-nhi/lanyard/services/revocation/internal/ledger"
@@ -157,6 +158,11 @@ func (r *revoker) sent(seq uint64) {
 func (r *revoker) stored(tenant string, e guard.Entry, seq uint64) {
 	r.book.Note(journal.Record{Stage: journal.StageStored, Revocation: e.Revocation, Tenant: tenant,
 		Handle: e.Handle.String(), Mode: e.Mode, At: e.At, Keep: e.Keep, Epoch: e.Epoch, Sequence: seq})
+}
+
+// compaction leaves out of the journal what no kill feed need hold any more.
+func (r *revoker) compaction(j *journal.Journal) service.Task {
+	return service.Task{Name: "compaction", Run: r.every(time.Hour, func(context.Context) error { return j.Compact(r.now()) })}
 }
 
 // beat states once per period that everything up to the newest known entry is

@@ -143,7 +143,7 @@ func New(env service.Env) (service.Service, error) {
 	return service.Service{
 		Name:     "revocation",
 		Handlers: []bus.Handler{bus.On(r.requested), bus.On(r.receipt), bus.On(r.cleanup.placed, events.TypeSecretTracked)},
-		Tasks: append(slices.Concat(r.tasks(), drills.tasks(), r.cleanup.tasks()), r.snapshots(env), service.Task{Name: "graph", Run: g.Run},
+		Tasks: append(slices.Concat(r.tasks(), drills.tasks(), r.cleanup.tasks()), r.snapshots(env), r.compaction(j), service.Task{Name: "graph", Run: g.Run},
 			service.Task{Name: "commands", Run: r.every(time.Second, orders.look)},
 			service.Task{Name: "horizon", Run: r.every(time.Second, g.Watch)}, service.Task{Name: "prune", Run: r.every(30*time.Second, g.Prune)}),
 		Publishes: append(publishes(), drillTypes()...),

@@ -58,6 +58,7 @@ type Record struct {
 // Journal is an open file. It is safe for concurrent use; concurrent Appends share
 // one sync.
 type Journal struct {
+	path string
 	file *os.File
 
 	mu      sync.Mutex
@@ -85,7 +86,7 @@ func Open(path string) (*Journal, []Record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open journal: %w", err)
 	}
-	j := &Journal{file: f}
+	j := &Journal{path: path, file: f}
 	records, end, err := j.read(f)
 	if err == nil {
 		err = f.Truncate(end)
