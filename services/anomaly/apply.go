@@ -18,7 +18,12 @@ func (w *watcher) apply(g *engine.Engine, e events.Event) ([]engine.Output, erro
 	if e.Type() == events.TypeAlertExpected {
 		return note(e, func(p events.AlertExpected) { w.expected.note(events.Tenant(e), p) })
 	}
-	return apply(g, e)
+	out, err := apply(g, e)
+	if err != nil {
+		return nil, err
+	}
+	raised, err := w.rules.judge(g, &w.expected, e)
+	return append(out, raised...), err
 }
 
 // apply gives one event to the engine. Types that detection does not use are

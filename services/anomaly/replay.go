@@ -1,6 +1,7 @@
 package anomaly
 
 import (
+	"github.com/lanyard-nhi/lanyard/events"
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/detect"
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/engine"
 )
@@ -26,3 +27,7 @@ func NewEngine(o EngineOptions) *Engine { return engine.New(o) }
 
 // DefaultThresholds are the limits that the service runs with.
 func DefaultThresholds() Thresholds { return detect.DefaultConfig() }
+
+// Judge gives one event to an engine, as the service does. Types that detection does
+// not use lead to nothing; an error means that the payload cannot be read.
+func Judge(g *Engine, e events.Event) ([]Output, error) { return apply(g, e) }

@@ -13,6 +13,7 @@ import (
 
 func evaluateCommand(o *options) *cobra.Command {
 	var dir, only, out string
+	var ablate bool
 	c := &cobra.Command{
 		Use:   "evaluate --data DIR",
 		Short: "Measure detection on recorded and injected activity against its gates",
@@ -20,13 +21,14 @@ func evaluateCommand(o *options) *cobra.Command {
 with its gate and its Wilson interval at 95 %. A row that cannot be computed says
 why. The exit code is 3 when a gate is missed.`,
 		Example: `  lanyard evaluate --data ../shared/data
-  lanyard evaluate --data ../shared/data --only agents --json`,
+  lanyard evaluate --data ../shared/data --only agents --json
+  lanyard evaluate --data ../shared/data --only bots --ablate`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if dir == "" {
 				return usage("--data DIR is needed: the directory of the evaluation data")
 			}
-			rep, err := evaluate.Run(c.Context(), evaluate.Options{Dir: dir, Only: only, Now: time.Now, Progress: func(f string, a ...any) {
+			rep, err := evaluate.Run(c.Context(), evaluate.Options{Dir: dir, Only: only, Ablate: ablate, Now: time.Now, Progress: func(f string, a ...any) {
 				fmt.Fprintf(c.ErrOrStderr(), f+"\n", a...)
 			}})
 			if err != nil {
@@ -45,6 +47,7 @@ why. The exit code is 3 when a gate is missed.`,
 		},
 	}
 	c.Flags().StringVar(&dir, "data", "", "directory of the evaluation data")
+	c.Flags().BoolVar(&ablate, "ablate", false, "also with every detector off and every threshold 25 % down and up (minutes)")
 	c.Flags().StringVar(&out, "out", "", "also store the rows in this file, as JSON")
 	c.Flags().StringVar(&only, "only", "", "one metric or group: "+strings.Join(evaluate.Names(), ", "))
 	return c
@@ -85,6 +88,20 @@ func printEvaluation(c *cobra.Command, o *options, rep evaluate.Report) error {
 	}
 	if err != nil {
 		return err
+	}
+	if len(rep.Ablation) > 0 && !o.json {
+		var rows [][]string
+		for _, a := range rep.Ablation {
+			mark := ""
+			if a.Breaks {
+				mark = "gate missed"
+			}
+			rows = append(rows, []string{a.Without, a.Metric, fmt.Sprintf("%.4g", a.From), fmt.Sprintf("%.4g", a.To), mark})
+		}
+		fmt.Fprintln(c.OutOrStdout())
+		if err := table(c.OutOrStdout(), []string{"WITHOUT", "METRIC", "FROM", "TO", ""}, rows); err != nil {
+			return err
+		}
 	}
 	if missed > 0 {
 		return notTrue("%d of %d rows missed", missed, len(rep.Rows))

@@ -20,6 +20,7 @@ import (
 type Options struct {
 	Dir      string // of the data; a folder "detection" in it is preferred
 	Only     string // prefix of the metrics to compute; "" is all
+	Ablate   bool   // also every detector off and every threshold a quarter up and down
 	Now      func() time.Time
 	Progress func(format string, args ...any)
 }
@@ -54,6 +55,7 @@ type metric struct {
 // metrics lists them in the order of the table.
 func metrics() []metric {
 	return []metric{
+		{"labelled", []string{fileLabelled}, []string{"labelled.macro_recall", "labelled.macro_specificity"}, labelled},
 		{"techniques", []string{fileAttacks, fileScenarios}, []string{"techniques.found"}, techniques},
 		{"bots", []string{fileBots}, []string{"bots.novelty_per_1k_days"}, bots},
 		{"agents", []string{fileAgents}, []string{"agents.hijack_recall"}, hijacked},
@@ -70,6 +72,7 @@ func metrics() []metric {
 
 // Files of the data, by form.
 const (
+	fileLabelled  = "panther_cases.jsonl"
 	fileAttacks   = "stratus.neutral.jsonl.gz"
 	fileScenarios = "scenarios.jsonl"
 	fileBots      = "git_bot.jsonl.gz"
@@ -108,6 +111,13 @@ func Run(ctx context.Context, o Options) (Report, error) {
 				rep.Rows = append(rep.Rows, row)
 			}
 		}
+	}
+	if o.Ablate {
+		rows, err := ablation(ctx, r, rep)
+		if err != nil {
+			return rep, err
+		}
+		rep.Ablation = rows
 	}
 	if !known {
 		return rep, fmt.Errorf("there is no metric %q; have %s", o.Only, strings.Join(Names(), ", "))

@@ -24,7 +24,8 @@ const (
 
 // Report is everything that one run found.
 type Report struct {
-	Rows []Row `json:"rows"`
+	Rows     []Row    `json:"rows"`
+	Ablation []Change `json:"ablation,omitempty"`
 }
 
 // number makes a row of a figure that is not a share.

@@ -19,6 +19,7 @@ const (
 	TagSensitive                   // runs code, opens a network, changes what runs
 	TagShare                       // makes a data store readable for others
 	TagConsole                     // signs in to a console
+	TagAdmin                       // gives administration, by its name alone
 )
 
 // TagsOf looks an action up. Names are compared without case and without the date
@@ -96,7 +97,7 @@ var tagTable = []struct {
 		google.logging.v2.ConfigServiceV2.DeleteBucket google.logging.v2.ConfigServiceV2.CreateExclusion
 		google.logging.v2.LoggingServiceV2.DeleteLog
 		microsoft.insights/diagnosticSettings/delete microsoft.insights/activityLogAlerts/delete
-		microsoft.security/pricings/write microsoft.network/networkWatchers/flowLogs/delete
+		microsoft.security/pricings/write microsoft.security/alertsSuppressionRules/write microsoft.network/networkWatchers/flowLogs/delete
 		microsoft.operationalInsights/workspaces/delete microsoft.securityInsights/alertRules/delete
 		microsoft.eventHub/namespaces/eventHubs/delete microsoft.network/azureFirewalls/delete
 		microsoft.network/firewallPolicies/delete microsoft.network/networkWatchers/delete
@@ -130,6 +131,7 @@ var tagTable = []struct {
 		microsoft.graph/applications/federatedIdentityCredentials/create microsoft.graph/oauth2PermissionGrants/create
 		validatingwebhookconfigurations:create mutatingwebhookconfigurations:create
 		integration_installation.create oauth_application.create hook.create org.add_member repo.add_member
+		app_installed app_approved app_scopes_expanded
 		app.oauth2.as.consent.grant system.idp.lifecycle.create system.agent.ad.create`},
 	{TagCreate, `
 		iam:CreateUser iam:CreateRole iam:CreateInstanceProfile iam:CreateServiceLinkedRole
@@ -163,7 +165,7 @@ var tagTable = []struct {
 		ec2:AuthorizeSecurityGroupIngress ec2:AuthorizeSecurityGroupEgress ec2:CreateRoute ec2:ReplaceRoute
 		ec2:CreateVpcPeeringConnection ec2:CreateInternetGateway ec2:ModifyVpcEndpoint ec2:CreateTrafficMirrorSession
 		lambda:UpdateFunctionCode lambda:UpdateFunctionConfiguration lambda:CreateFunction lambda:PublishLayerVersion
-		lambda:CreateEventSourceMapping ecs:ExecuteCommand ecs:RegisterTaskDefinition ecs:RunTask ecr:PutImage
+		lambda:DeleteFunction lambda:CreateEventSourceMapping ecs:ExecuteCommand ecs:RegisterTaskDefinition ecs:RunTask ecr:PutImage
 		codebuild:StartBuild codebuild:UpdateProject glue:CreateDevEndpoint glue:UpdateJob
 		sagemaker:CreatePresignedNotebookInstanceUrl sagemaker:CreateNotebookInstance
 		cloudformation:CreateStack cloudformation:UpdateStack cloudformation:CreateStackSet
@@ -177,6 +179,11 @@ var tagTable = []struct {
 		microsoft.compute/virtualMachines/runCommand/action microsoft.compute/virtualMachines/extensions/write
 		microsoft.network/networkSecurityGroups/securityRules/write microsoft.automation/automationAccounts/runbooks/write
 		microsoft.containerService/managedClusters/runCommand/action
+		microsoft.automation/automationAccounts/jobs/write microsoft.automation/automationAccounts/schedules/write
+		microsoft.automation/automationAccounts/webhooks/write microsoft.web/sites/hostruntime/host/action
+		microsoft.compute/galleries/applications/versions/write microsoft.serialConsole/serialPorts/connect/action
+		microsoft.compute/virtualMachineScaleSets/virtualMachines/runCommand/action
+		microsoft.compute/virtualMachineScaleSets/extensions/write
 		pods/exec:create pods/attach:create pods/portforward:create pods/ephemeralcontainers:patch nodes/proxy:create
 		daemonsets:create cronjobs:create
 		repo.access workflows.created_workflow_run repo.actions_enabled org.register_self_hosted_runner
@@ -185,7 +192,22 @@ var tagTable = []struct {
 		ec2:ModifySnapshotAttribute ec2:ModifyImageAttribute rds:ModifyDBSnapshotAttribute
 		rds:ModifyDBClusterSnapshotAttribute ssm:ModifyDocumentPermission redshift:AuthorizeSnapshotAccess
 		redshift:AuthorizeDataShare v1.compute.images.setIamPolicy v1.compute.snapshots.setIamPolicy v1.compute.disks.setIamPolicy
+		microsoft.storage/storageAccounts/listKeys/action microsoft.storage/storageAccounts/listAccountSas/action
+		microsoft.keyVault/vaults/secrets/recover/action microsoft.keyVault/vaults/secrets/restore/action
+		microsoft.keyVault/vaults/secrets/backup/action microsoft.keyVault/vaults/keys/recover/action
+		microsoft.keyVault/vaults/keys/restore/action microsoft.keyVault/vaults/keys/backup/action
 		microsoft.compute/snapshots/beginGetAccess/action microsoft.compute/disks/beginGetAccess/action`},
+	{TagAdmin, `
+		microsoft.authorization/elevateAccess/action user.account.privilege.grant group.privilege.grant
+		microsoft.containerService/managedClusters/rbac.authorization.k8s.io/roleBindings/write
+		microsoft.containerService/managedClusters/rbac.authorization.k8s.io/clusterRoleBindings/write
+		microsoft.kubernetes/connectedClusters/rbac.authorization.k8s.io/roleBindings/write
+		microsoft.kubernetes/connectedClusters/rbac.authorization.k8s.io/clusterRoleBindings/write
+		clusterrolebindings:create clusterrolebindings:update clusterrolebindings:patch
+		clusterroles:create clusterroles:update clusterroles:patch
+		org.set_default_workflow_permissions org.update_member repo.update_member
+		role_change_to_admin role_change_to_owner owner_transferred permissions_assigned
+		rds:AddRoleToDBInstance rds:AddRoleToDBCluster`},
 	{TagConsole, `signin:ConsoleLogin signin:GetSigninToken signin:SwitchRole`},
 }
 

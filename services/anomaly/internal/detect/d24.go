@@ -15,9 +15,9 @@ const chainSpan = time.Hour
 // privescInfo documents D24.
 var privescInfo = Info{
 	ID: "D24", Name: "privesc_chain",
-	Catches:     "an identity that makes a principal and gives it rights, gives rights to itself, gives rights to a role and takes that role, or uses a key that another identity made from the same network",
+	Catches:     "an identity that makes a principal and gives it rights, gives rights to itself, gives rights to a role and takes that role, uses a key that another identity made from the same network, or gives administration to somebody for the first time",
 	Fields:      []string{"action", "target", "resource", "minted_id", "credential", "source_ip", "outcome"},
-	Method:      "automaton over successful create, grant, credential, pass and assume steps about one principal within 1 h: a grant with any other step fires, a grant to oneself fires alone; a minted long-lived credential used from its maker's network within 1 h under another name fires. Silent when the registration declares every action, or when the same chain is usual (first alerted about more than a day ago)",
+	Method:      "automaton over successful create, grant, credential, pass and assume steps about one principal within 1 h: a grant with any other step fires, a grant to oneself fires alone; a minted long-lived credential used from its maker's network within 1 h under another name fires; so does the first use of an action of a list that gives administration by its name (medium). Silent when the registration declares every action, or when the same chain is usual (first alerted about more than a day ago)",
 	StateBytes:  700,
 	Explanation: "{id} created {x} at {t1} and granted it rights at {t2}",
 	Severity:    events.SeverityHigh,
@@ -51,14 +51,14 @@ func privescChain(in *Input, s *State) *Finding {
 	}
 	tag := in.Tags & stepTags
 	if tag == 0 {
-		return nil
+		return administration(in, s)
 	}
 	name := principal(a.Target)
 	if a.Target == "" {
 		name = principal(a.Resource)
 	}
 	if name == "" {
-		return nil
+		return administration(in, s)
 	}
 	now := step{tag: tag, target: Hash(name), at: in.Time, known: declared(in)}
 	if len(in.ID) <= maxIDLen {
@@ -68,7 +68,28 @@ func privescChain(in *Input, s *State) *Finding {
 		s.steps = append(s.steps[:0], s.steps[1:]...)
 	}
 	s.steps = append(s.steps, now)
-	return chain(in, s, name, now)
+	if f := chain(in, s, name, now); f != nil {
+		return f
+	}
+	return administration(in, s)
+}
+
+// administration judges an action that gives administration by its name alone.
+func administration(in *Input, s *State) *Finding {
+	a := in.Activity
+	if in.Tags&TagAdmin == 0 || declared(in) || platform(a) || s.Actions.Usual(Hash(a.Action), in.Time) {
+		return nil
+	}
+	return &Finding{
+		Severity: events.SeverityMedium,
+		Explanation: fmt.Sprintf("%s gave administration with %s on %s at %s; %s, and no registration names it",
+			clip(a.Identity), clip(a.Action), clip(object(a)), stamp(in.Time), s.past(a.Action)),
+		Value:     clip(a.Action),
+		Baseline:  s.past(a.Action),
+		Count:     1,
+		Threshold: 1,
+		Response:  RespondAlert,
+	}
 }
 
 // chain judges the steps about one principal around the newest one.

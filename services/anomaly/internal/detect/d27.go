@@ -11,7 +11,7 @@ var trustAddedInfo = Info{
 	ID: "D27", Name: "credential_or_trust_added",
 	Catches:     "a new key, login, federated credential, trust policy, OAuth grant or hook that an identity adds to another one or to a resource",
 	Fields:      []string{"action", "resource", "target", "minted_id", "outcome"},
-	Method:      "list of action names; silent when the target is the identity itself (it renews its own key), when the registration declares the action, or when it is usual (first alerted about more than a day ago)",
+	Method:      "list of action names; silent when the target is the identity itself (it renews its own key), when the registration declares the action, when a controller of the platform does it, or when it is usual (first alerted about more than a day ago)",
 	StateBytes:  16,
 	Explanation: "{identity} added a credential to {target}; it is not among the {n} actions remembered of it",
 	Severity:    events.SeverityMedium,
@@ -22,7 +22,7 @@ var trustAddedInfo = Info{
 // trustAdded is D27.
 func trustAdded(in *Input, s *State) *Finding {
 	a := in.Activity
-	if in.Tags&(TagCredential|TagTrust) == 0 || !in.Succeeded() || declared(in) || s.Actions.Usual(Hash(a.Action), in.Time) {
+	if in.Tags&(TagCredential|TagTrust) == 0 || !in.Succeeded() || declared(in) || platform(in.Activity) || s.Actions.Usual(Hash(a.Action), in.Time) {
 		return nil
 	}
 	self := ownTarget(a)

@@ -211,3 +211,10 @@ func principal(s string) string {
 	}
 	return s
 }
+
+// platform reports whether the identity is a controller of the platform itself, such as
+// Kubernetes' controller manager; service accounts and anonymous callers are not.
+func platform(a *events.Activity) bool {
+	name, ok := strings.CutPrefix(a.Identity, "system:")
+	return ok && !strings.HasPrefix(name, "serviceaccount:") && name != "anonymous" && name != "unauthenticated"
+}

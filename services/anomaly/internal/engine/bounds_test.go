@@ -13,11 +13,11 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/detect"
 )
 
-// TestOneIdentityIsBounded throws a million different values at one identity, in
+// TestOneIdentityIsBounded throws many different values at one identity, in
 // every part of its state.
 func TestOneIdentityIsBounded(t *testing.T) {
 	g := New(Options{})
-	n := 1_000_000
+	n := 200_000
 	if testing.Short() {
 		n = 50_000
 	}
