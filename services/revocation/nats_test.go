@@ -49,6 +49,7 @@ type plant struct {
 	svc    service.Service
 	env    service.Env
 	halt   func()
+	change func(*config.Config) // of the configuration, optional
 }
 
 func newPlant(t *testing.T) *plant {
@@ -109,6 +110,9 @@ func (p *plant) start(point string) {
 	}
 	cfg := config.Default(filepath.Join(p.dir, point))
 	cfg.Issuer.URL = issuer
+	if p.change != nil {
+		p.change(&cfg)
+	}
 	p.env = service.Env{Config: cfg.Complete(), Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Now: time.Now, Rand: rand.Reader, Bus: c, State: store,
 		Keys: p.ring, Namer: p.names, Guard: p.guard(point, "lanyard", issuer)}
 	if p.svc, err = New(p.env); err != nil {

@@ -8,22 +8,22 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/services/connector"
 	"github.com/lanyard-nhi/lanyard/services/connector/connectortest"
-	"github.com/lanyard-nhi/lanyard/services/connector/internal/natsworld"
 	"github.com/lanyard-nhi/lanyard/services/connector/nats"
+	"github.com/lanyard-nhi/lanyard/services/internal/downstreamtest"
 	"github.com/lanyard-nhi/lanyard/services/internal/secret"
 	client "github.com/nats-io/nats.go"
 )
 
 type world struct {
-	*natsworld.World
+	*downstreamtest.NATS
 	proxy *connectortest.Proxy
 	conn  *nats.Connector
-	users map[string]natsworld.User
+	users map[string]downstreamtest.NATSUser
 }
 
 func start(t *testing.T) *world {
 	t.Helper()
-	w := &world{World: natsworld.Start(t), users: map[string]natsworld.User{}}
+	w := &world{NATS: downstreamtest.StartNATS(t), users: map[string]downstreamtest.NATSUser{}}
 	w.proxy = connectortest.NewProxy(t, w.Addr)
 	c, err := nats.New(nats.Config{URL: "nats://" + w.proxy.Addr(), Account: w.Account,
 		Credentials: secret.New(w.System), Operator: secret.New(w.Operator)})

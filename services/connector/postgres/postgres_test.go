@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/lanyard-nhi/lanyard/services/connector"
 	"github.com/lanyard-nhi/lanyard/services/connector/connectortest"
-	"github.com/lanyard-nhi/lanyard/services/connector/internal/servers"
 	"github.com/lanyard-nhi/lanyard/services/connector/postgres"
+	"github.com/lanyard-nhi/lanyard/services/internal/downstreamtest"
 	"github.com/lanyard-nhi/lanyard/services/internal/secret"
 )
 
@@ -20,7 +20,7 @@ const rolePassword = "role-password-9c1f"
 
 // world is a server with the connector before a plug.
 type world struct {
-	pg    *servers.Postgres
+	pg    *downstreamtest.Postgres
 	proxy *connectortest.Proxy
 	conn  *postgres.Connector
 	admin *pgx.Conn
@@ -29,7 +29,7 @@ type world struct {
 
 func start(t *testing.T) *world {
 	t.Helper()
-	w := &world{pg: servers.StartPostgres(t)}
+	w := &world{pg: downstreamtest.StartPostgres(t)}
 	w.proxy = connectortest.NewProxy(t, w.pg.Addr)
 	w.admin = w.pg.Dial(t, w.pg.Superuser, w.pg.Password)
 	w.exec(t, "CREATE ROLE lanyard LOGIN CREATEROLE PASSWORD 'connector-password-77aa'")

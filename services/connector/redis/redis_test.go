@@ -10,8 +10,8 @@ import (
 
 	"github.com/lanyard-nhi/lanyard/services/connector"
 	"github.com/lanyard-nhi/lanyard/services/connector/connectortest"
-	"github.com/lanyard-nhi/lanyard/services/connector/internal/servers"
 	"github.com/lanyard-nhi/lanyard/services/connector/redis"
+	"github.com/lanyard-nhi/lanyard/services/internal/downstreamtest"
 	"github.com/lanyard-nhi/lanyard/services/internal/secret"
 	client "github.com/redis/go-redis/v9"
 )
@@ -37,8 +37,8 @@ func start(t *testing.T, remove bool) *world {
 	if err := os.WriteFile(w.acl, []byte(users), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.addrs = append(w.addrs, servers.StartRedis(t, "aclfile "+w.acl))
-	w.addrs = append(w.addrs, servers.StartRedis(t, "user default off", "user lanyard on >"+adminPassword+" ~* &* +@all"))
+	w.addrs = append(w.addrs, downstreamtest.StartRedis(t, "aclfile "+w.acl))
+	w.addrs = append(w.addrs, downstreamtest.StartRedis(t, "user default off", "user lanyard on >"+adminPassword+" ~* &* +@all"))
 	w.proxy = connectortest.NewProxy(t, w.addrs[0])
 	c, err := redis.New(redis.Config{URLs: []string{"redis://lanyard@" + w.proxy.Addr(), "redis://lanyard@" + w.addrs[1]},
 		Password: secret.New(adminPassword), Delete: remove})

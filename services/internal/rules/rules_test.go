@@ -95,9 +95,9 @@ var bans = []struct {
 	tests   bool     // tests may import it anywhere
 	why     string
 }{
-	{"github.com/nats-io/nats.go", []string{"services/internal/bus", "events/guard/natsfeed", "services/internal/bench", "services/connector/nats", "services/connector/internal/natsworld"}, true,
+	{"github.com/nats-io/nats.go", []string{"services/internal/bus", "events/guard/natsfeed", "services/internal/bench", "services/connector/nats", "services/internal/downstreamtest"}, true,
 		"one package talks to NATS, so that durability, ids and permissions are decided once (benches measure the bare client as the limit)"},
-	{"github.com/nats-io/nats-server", []string{"services/internal/embedded", "services/internal/bus/bustest", "services/internal/bench", "services/cmd/nats-server", "services/connector/internal/natsworld"}, true,
+	{"github.com/nats-io/nats-server", []string{"services/internal/embedded", "services/internal/bus/bustest", "services/internal/bench", "services/cmd/nats-server", "services/internal/downstreamtest"}, true,
 		"the server is started in one place; products never link it"},
 	{"github.com/ThreeDotsLabs/watermill", []string{"services/internal/bus", "services/internal/bench"}, true,
 		"handlers know events, not a router"},
@@ -105,7 +105,7 @@ var bans = []struct {
 		"Redis holds projections only; nothing else may come to rely on it"},
 	{"github.com/alicebob/miniredis", []string{"services/internal/embedded"}, true,
 		"the embedded Redis is started in one place"},
-	{"github.com/jackc/pgx", []string{"services/connector/postgres", "services/connector/internal/servers"}, true,
+	{"github.com/jackc/pgx", []string{"services/connector/postgres", "services/internal/downstreamtest"}, true,
 		"PostgreSQL is a system to end accounts in, not one to keep things in"},
 	{"code.dny.dev/ssrf", []string{"services/internal/outbound"}, false,
 		"there is one SSRF-safe client"},

@@ -1,7 +1,8 @@
-// Package servers starts real PostgreSQL and Redis servers on loopback for tests, and
+// Package downstreamtest starts real PostgreSQL, Redis and NATS servers on loopback for
+// tests of connectors and of the cascade, and
 // only tests import it. Without the binaries a test is skipped, unless the variable
 // LANYARD_REQUIRE_SERVERS is set, as `make test-connectors` does.
-package servers
+package downstreamtest
 
 import (
 	"bytes"

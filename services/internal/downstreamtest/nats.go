@@ -1,6 +1,4 @@
-// Package natsworld starts a nats-server in operator mode with a full resolver, for
-// tests of the NATS connector; nothing else imports it.
-package natsworld
+package downstreamtest
 
 import (
 	"os"
@@ -13,8 +11,8 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// World is a server with a system account and one account for products.
-type World struct {
+// NATS is a nats-server in operator mode with a full resolver, with a system account and one account for products.
+type NATS struct {
 	Addr     string // host:port
 	Account  string // public key of the products' account
 	System   string // credentials of a user of the system account
@@ -22,18 +20,18 @@ type World struct {
 	account  nkeys.KeyPair
 }
 
-// User of the products' account.
-type User struct {
+// NATSUser is a user of the products' account.
+type NATSUser struct {
 	Key   string // public
 	Creds string
 	pair  nkeys.KeyPair
 }
 
-// Start starts the server; it ends with the test.
-func Start(t testing.TB) *World {
+// StartNATS starts the server; it ends with the test.
+func StartNATS(t testing.TB) *NATS {
 	t.Helper()
 	operator, system := pair(t, nkeys.PrefixByteOperator), pair(t, nkeys.PrefixByteAccount)
-	w := &World{account: pair(t, nkeys.PrefixByteAccount)}
+	w := &NATS{account: pair(t, nkeys.PrefixByteAccount)}
 	w.Account = public(t, w.account)
 	seed, err := operator.Seed()
 	check(t, err)
@@ -73,23 +71,23 @@ func Start(t testing.TB) *World {
 }
 
 // NewUser makes a user with a token.
-func (w *World) NewUser(t testing.TB) User {
+func (w *NATS) NewUser(t testing.TB) NATSUser {
 	t.Helper()
 	return newUser(t, w.account, pair(t, nkeys.PrefixByteUser))
 }
 
 // Reissue makes a new token for the same key.
-func (w *World) Reissue(t testing.TB, u User) User {
+func (w *NATS) Reissue(t testing.TB, u NATSUser) NATSUser {
 	t.Helper()
 	return newUser(t, w.account, u.pair)
 }
 
 // Connect logs in.
-func (u User) Connect(addr string, opts ...nats.Option) (*nats.Conn, error) {
+func (u NATSUser) Connect(addr string, opts ...nats.Option) (*nats.Conn, error) {
 	return nats.Connect("nats://"+addr, append(opts, nats.UserCredentialBytes([]byte(u.Creds)), nats.Timeout(10*time.Second))...)
 }
 
-func newUser(t testing.TB, account, key nkeys.KeyPair) User {
+func newUser(t testing.TB, account, key nkeys.KeyPair) NATSUser {
 	t.Helper()
 	claims := jwt.NewUserClaims(public(t, key))
 	text, err := claims.Encode(account)
@@ -98,7 +96,7 @@ func newUser(t testing.TB, account, key nkeys.KeyPair) User {
 	check(t, err)
 	creds, err := jwt.FormatUserConfig(text, seed)
 	check(t, err)
-	return User{Key: claims.Subject, Creds: string(creds), pair: key}
+	return NATSUser{Key: claims.Subject, Creds: string(creds), pair: key}
 }
 
 func pair(t testing.TB, prefix nkeys.PrefixByte) nkeys.KeyPair {
