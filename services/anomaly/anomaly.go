@@ -32,6 +32,7 @@ type watcher struct {
 	env      service.Env
 	engine   holder
 	expected expectations
+	rules    rulebook
 	alerts   *prometheus.CounterVec
 }
 
@@ -44,6 +45,9 @@ func New(env service.Env) (service.Service, error) {
 		}
 	}
 	w := &watcher{env: env}
+	if err := w.rules.open(env.Config.Anomaly.Rules, env.Now); err != nil {
+		return service.Service{}, err
+	}
 	w.engine.set(w.fresh())
 	w.alerts = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "lanyard_anomaly_alerts_total", Help: "Alerts raised, by detector and severity.",
@@ -63,6 +67,7 @@ func New(env service.Env) (service.Service, error) {
 		Handlers:  w.handlers(),
 		Exclusive: true,
 		OnOwn:     w.own,
+		Tasks:     []service.Task{{Name: "rules", Run: w.follow}},
 		Publishes: []string{events.TypeAlertAcknowledged, events.TypeAlertExpected},
 		HTTP:      w.routes(),
 	}, nil

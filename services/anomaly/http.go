@@ -52,6 +52,7 @@ func (w *watcher) routes() http.Handler {
 		"POST /v1/alerts/{id}/acknowledge": {service.ScopeTriage, d.acknowledge},
 		"POST /v1/alerts/{id}/expect":      {service.ScopeTriage, d.expect},
 		"GET /v1/expectations":             {service.ScopeRead, d.expectations},
+		"GET /v1/rules":                    {service.ScopeOperator, func(rw http.ResponseWriter, _ *http.Request) { service.JSON(rw, http.StatusOK, w.rules.shown()) }},
 		"GET /v1/detectors":                {service.ScopeRead, func(rw http.ResponseWriter, _ *http.Request) { service.JSON(rw, http.StatusOK, detect.Catalog()) }},
 	} {
 		mux.Handle(pattern, w.env.Authorize(x.scope, x.serve))

@@ -25,6 +25,7 @@ func (w *watcher) own(ctx context.Context, acked map[string]uint64) error {
 func (w *watcher) rebuild(ctx context.Context, r reader, acked map[string]uint64) error {
 	g := w.fresh()
 	w.expected.clear()
+	w.rules.reset()
 	for _, s := range []struct{ stream, filter string }{
 		{bus.StreamLog, "nhi.log.>"},
 		{bus.StreamIn, "nhi.in.>"},
