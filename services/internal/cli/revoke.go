@@ -110,6 +110,7 @@ type revocationState struct {
 type revokeFlags struct {
 	reason, confirm string
 	freeze, propose bool
+	signOnly        bool
 	ttl, wait       time.Duration
 }
 
@@ -139,11 +140,15 @@ a 16-character handle, or the SHA-256 of a token's text.`,
 			if f.freeze {
 				mode = events.ModeFreeze
 			}
+			if f.signOnly {
+				return signCommand(c.OutOrStdout(), o, f, mode, args[0], 15*time.Minute)
+			}
 			return doRevoke(c, o, f, mode, args[0])
 		},
 	}
 	f.register(c)
 	c.Flags().BoolVar(&f.freeze, "freeze", false, "end it reversibly, for --ttl")
+	c.Flags().BoolVar(&f.signOnly, "sign-only", false, "print a signed kill command instead, see 'lanyard kill-command'")
 	c.Flags().BoolVar(&f.propose, "propose", false, "instead of --confirm: let a second person approve it, see 'lanyard revoke approve'")
 	c.Flags().DurationVar(&f.ttl, "ttl", 0, "how long a freeze lasts (default: the configured one, 1h)")
 	lift := liftCommand(o)

@@ -228,7 +228,7 @@ var keyFiles = map[string][]string{
 	"intake":     {"feed.pub.jwk"},
 	"anomaly":    {"feed.pub.jwk"},
 	"rotation":   {"feed.pub.jwk"},
-	"revocation": {"feed.jwk", "feed.pub.jwk", "lineage.key", "nats/system.nk"},
+	"revocation": {"feed.jwk", "feed.pub.jwk", "lineage.key", "operator.jwks.json", "nats/system.nk"},
 	"guard":      {"feed.pub.jwk"},
 	"provision":  {},
 }

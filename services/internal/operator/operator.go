@@ -6,6 +6,7 @@ package operator
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -23,6 +24,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/lanyard-nhi/lanyard/events"
+	"github.com/lanyard-nhi/lanyard/events/token"
 )
 
 // Issuer is the "iss" of operators' assertions, and Subject the first operator.
@@ -113,6 +115,15 @@ func (c Credential) Assertion(now time.Time) (string, error) {
 		return "", fmt.Errorf("sign assertion: %w", err)
 	}
 	return raw, nil
+}
+
+// Signer signs with the operator's key what is not for the token endpoint.
+func (c Credential) Signer() (token.Signer, error) {
+	k, ok := c.Key.Key.(crypto.Signer)
+	if !ok {
+		return token.Signer{}, errors.New("use operator credential: it holds no private key")
+	}
+	return token.NewSigner(c.Key.KeyID, k)
 }
 
 // Source gets and renews the operator's token. It is safe for concurrent use.
