@@ -49,7 +49,7 @@ func TestOneIdentityIsBounded(t *testing.T) {
 
 // TestManyIdentities measures the memory of many ordinary identities on the heap.
 func TestManyIdentities(t *testing.T) {
-	n := 200_000
+	n := 60_000
 	if testing.Short() {
 		n = 20_000
 	}
