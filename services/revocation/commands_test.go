@@ -126,7 +126,7 @@ func TestKillCommands(t *testing.T) {
 	}
 	w.clock.move(time.Hour)
 	w.hand("replayed", good)
-	w.hand("confirmed", w.command(own, owner, func(c *killcommand.Command) { c.Confirm = 12 }))
+	w.hand("confirmed", w.command(own, owner, func(c *killcommand.Command) { c.ID, c.Confirm = "two", 12 }))
 	if err := o.look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
