@@ -26,6 +26,10 @@ func TestProofForOutsiders(t *testing.T) {
 	if _, err := r.bundle(t.Context(), a.Revocation, caller); !isProblem(err, "not_closed") {
 		t.Fatalf("before it is closed: %v", err)
 	}
+	if s, err := r.ledger.Get(t.Context(), a.Revocation); err != nil || len(viewOf(s, w.clock.now()).Outstanding) < 2 ||
+		!viewOf(s, w.clock.now()).Outstanding[0].Until.Equal(a.AcceptedAt.Add(16*time.Second)) {
+		t.Errorf("outstanding before: %+v, %v", viewOf(s, w.clock.now()).Outstanding, err)
+	}
 	w.receipts(r, 1)
 	e, p := w.signed(a, "a/orders", "acme", own)
 	if _, err := r.receipt(t.Context(), e, p); err != nil {

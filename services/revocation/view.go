@@ -36,16 +36,24 @@ type view struct {
 	ClosedAt    *time.Time                    `json:"closed_at,omitempty"`
 	LiftedAt    *time.Time                    `json:"lifted_at,omitempty"`
 	Epoch       uint64                        `json:"epoch,omitempty"`
-	Sequence    uint64                        `json:"sequence,omitempty"` // of the kill entry
-	Expected    int                           `json:"expected"`           // guards present at accept
-	Enforced    int                           `json:"enforced"`           // of those, how many honour it no more
-	Missing     []string                      `json:"missing"`            // the others
+	Sequence    uint64                        `json:"sequence,omitempty"`    // of the kill entry
+	Expected    int                           `json:"expected"`              // guards present at accept
+	Enforced    int                           `json:"enforced"`              // of those, how many honour it no more
+	Missing     []string                      `json:"missing"`               // the others
+	Outstanding []outstanding                 `json:"outstanding,omitempty"` // the missing guards, and until when they may still say yes
 	Outcomes    map[events.ReceiptOutcome]int `json:"outcomes,omitempty"`
 	Descendants int64                         `json:"descendants"`
 	Tenants     []string                      `json:"tenants"`
 	MerkleRoot  string                        `json:"merkle_root,omitempty"`
 	LastMS      float64                       `json:"accept_to_last_receipt_ms,omitempty"`
 	Receipts    []receiptView                 `json:"receipts"`
+}
+
+// outstanding is a guard that has not answered. After Until it refuses by itself, for
+// its lease is over.
+type outstanding struct {
+	Point string    `json:"point"`
+	Until time.Time `json:"until"`
 }
 
 type receiptView struct {
@@ -84,6 +92,7 @@ func viewOf(s *ledger.State, now time.Time) view {
 	}
 	for _, g := range missing {
 		v.Missing = append(v.Missing, g.Point)
+		v.Outstanding = append(v.Outstanding, outstanding{g.Point, g.LeaseEnd})
 	}
 	v.Expected = len(s.Accepted.Guards)
 	v.Enforced = v.Expected - len(missing)

@@ -96,9 +96,13 @@ type revocationState struct {
 	Expected    int            `json:"expected"`
 	Enforced    int            `json:"enforced"`
 	Missing     []string       `json:"missing"`
-	Descendants int64          `json:"descendants"`
-	Tenants     []string       `json:"tenants"`
-	MerkleRoot  string         `json:"merkle_root,omitempty"`
+	Outstanding []struct {
+		Point string    `json:"point"`
+		Until time.Time `json:"until"`
+	} `json:"outstanding,omitempty"`
+	Descendants int64    `json:"descendants"`
+	Tenants     []string `json:"tenants"`
+	MerkleRoot  string   `json:"merkle_root,omitempty"`
 	Receipts    []struct {
 		Point     string  `json:"point"`
 		Outcome   string  `json:"outcome"`
@@ -242,6 +246,7 @@ func (a *api) followRevocation(c *cobra.Command, o *options, s revocationState, 
 		if !o.json && s.Enforced != shown && s.Expected > 0 {
 			shown = s.Enforced
 			fmt.Fprintf(w, "  %d of %d enforced\n", s.Enforced, s.Expected)
+			printOutstanding(w, s)
 		}
 		var got revocationState
 		err := a.call(ctx, http.MethodGet, a.ends.Revocation, "/v1/revocations/"+url.PathEscape(s.Revocation), url.Values{"wait": {"2s"}}, nil, &got)
@@ -256,6 +261,20 @@ func (a *api) followRevocation(c *cobra.Command, o *options, s revocationState, 
 		}
 	}
 	return finish(w, o, s, wait)
+}
+
+// outstandingShown is how many points that have not answered are shown at a time.
+const outstandingShown = 5
+
+// printOutstanding says who may still say yes, and until when at the latest.
+func printOutstanding(w io.Writer, s revocationState) {
+	for i, p := range s.Outstanding {
+		if i == outstandingShown {
+			fmt.Fprintf(w, "    ... %d more\n", len(s.Outstanding)-i)
+			return
+		}
+		fmt.Fprintf(w, "    %-28s refuses by itself from %s at the latest\n", clean(p.Point), exact(p.Until))
+	}
 }
 
 func final(state string) bool { return state == "closed" || state == "refused" || state == "lifted" }
