@@ -19,6 +19,7 @@ import (
 	json "github.com/go-json-experiment/json"
 	"github.com/lanyard-nhi/lanyard/events/guard"
 	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/services/internal/config"
 	"github.com/lanyard-nhi/lanyard/services/internal/service"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -30,6 +31,9 @@ const (
 	HeaderIdentity = "X-Lanyard-Identity"
 	HeaderTenant   = "X-Lanyard-Tenant"
 	HeaderTask     = "X-Lanyard-Task"
+	// HeaderStale is empty, or how many seconds ago the guard last knew all: the answer
+	// is given on the word of a class that serves stale.
+	HeaderStale = "X-Lanyard-Stale"
 )
 
 type server struct {
@@ -43,7 +47,7 @@ type server struct {
 func New(env service.Env) (service.Service, error) {
 	c := env.Config.Guard
 	s := &server{log: env.Log, decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "lanyard_guard_decisions_total", Help: "Decisions of the forward-auth server, by code of the denial or \"allowed\".",
+		Name: "lanyard_guard_decisions_total", Help: "Decisions of the forward-auth server, by code of the denial, \"allowed\" or \"allowed_stale\".",
 	}, []string{"code"})}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -65,7 +69,7 @@ func New(env service.Env) (service.Service, error) {
 		Point: point(c.Point, env.Config.Replica), Tenant: c.Tenant, Issuer: env.Config.Issuer.URL, Audience: audience,
 		Keys: env.IssuerKeys, FeedKey: env.FeedKey, Feed: env.Feed,
 		StateFile: filepath.Join(dir, url.PathEscape(point(c.Point, env.Config.Replica))+".json"),
-		Lease:     time.Duration(c.Lease), Denied: s.denied, Now: env.Now,
+		Lease:     time.Duration(c.Lease), Classes: classes(c.Classes), Denied: s.denied, Now: env.Now,
 	})
 	if err != nil {
 		return service.Service{}, err
@@ -88,6 +92,19 @@ func New(env service.Env) (service.Service, error) {
 		Points: points,
 		HTTP:   mux,
 	}, nil
+}
+
+// classes is the configuration's data classes as the library takes them.
+func classes(in []config.GuardClass) map[string]guard.Class {
+	out := map[string]guard.Class{}
+	for _, c := range in {
+		class := guard.Class{MaxAge: time.Duration(c.MaxAge)}
+		if s := c.ServeStale; s != nil {
+			class.ServeStale = &guard.ServeStale{By: s.By, Reason: s.Reason, Until: s.Until, For: time.Duration(s.For), Scopes: s.Scopes}
+		}
+		out[c.Name] = class
+	}
+	return out
 }
 
 // Lineage is the answer about a lineage: whether any of its handles is dead, and by
@@ -126,8 +143,8 @@ func point(base string, replica int) string {
 }
 
 // check answers 200 with the identity, or 401, 403 or 503 (RFC 6750). Parameters:
-// scope, space delimited and repeatable, all of which are required; min_sequence,
-// see guard.Request.
+// scope, space delimited and repeatable, all of which are required; min_sequence and
+// class, see guard.Request.
 func (s *server) check(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	scopes := strings.Fields(strings.Join(q["scope"], " "))
@@ -151,20 +168,29 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 		service.Problem(w, http.StatusBadRequest, "invalid_forwarded", err.Error())
 		return
 	}
-	claims, err := s.guard.Check(r.Context(), guard.Request{
-		Token: guard.Presented(r), Scopes: scopes, HTTP: meant, MinSequence: atLeast,
+	decision, err := s.guard.Decide(r.Context(), guard.Request{
+		Token: guard.Presented(r), Scopes: scopes, HTTP: meant, MinSequence: atLeast, Class: q.Get("class"),
 	})
 	if d, denied := errors.AsType[*guard.Denial](err); denied {
 		d.Respond(w)
 		return
 	}
-	s.decisions.WithLabelValues("allowed").Inc()
 	h := w.Header()
-	h.Set(HeaderIdentity, claims.Subject)
-	h.Set(HeaderTenant, claims.Tenant)
-	h.Set(HeaderTask, claims.Task)
+	for name, value := range s.allowed(decision) {
+		h.Set(name, value)
+	}
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
+}
+
+// allowed counts a yes and returns the headers that say for whom.
+func (s *server) allowed(d guard.Decision) map[string]string {
+	code, stale := "allowed", ""
+	if d.Stale {
+		code, stale = "allowed_stale", strconv.Itoa(int(d.Age.Seconds()))
+	}
+	s.decisions.WithLabelValues(code).Inc()
+	return map[string]string{HeaderIdentity: d.Claims.Subject, HeaderTenant: d.Claims.Tenant, HeaderTask: d.Claims.Task, HeaderStale: stale}
 }
 
 // forwarded is the request that the proxy asks about, as far as a sender constraint

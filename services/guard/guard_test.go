@@ -192,6 +192,31 @@ func TestStaleAnswers503(t *testing.T) {
 	eventually(t, "allowed again", func() bool { return ask(t, srv, "", bearer(raw)).StatusCode == 200 })
 }
 
+func TestServedStale(t *testing.T) {
+	s := newSystem(t)
+	s.beat()
+	srv := s.open(func(e *service.Env) {
+		e.Config.Guard.Lease = config.Duration(2 * time.Second)
+		e.Config.Guard.Classes = []config.GuardClass{{Name: "public", ServeStale: &config.ServeStale{By: "alice", Reason: "outage",
+			Until: time.Now().Add(time.Hour), For: config.Duration(5 * time.Minute), Scopes: []string{"orders.read"}}}}
+	})
+	raw := s.token(lineage.Handle{1})
+	eventually(t, "allowed", func() bool {
+		res := ask(t, srv, "?class=public&scope=orders.read", bearer(raw))
+		return res.StatusCode == 200 && res.Header.Get(HeaderStale) == ""
+	})
+	s.quiet.Store(true)
+	eventually(t, "stale", func() bool { return ask(t, srv, "?scope=orders.read", bearer(raw)).StatusCode == 503 })
+	if res := ask(t, srv, "?class=public&scope=orders.read", bearer(raw)); res.StatusCode != 200 || res.Header.Get(HeaderStale) == "" {
+		t.Errorf("reading: %d %v", res.StatusCode, res.Header)
+	}
+	for _, query := range []string{"?class=public", "?class=public&scope=orders.write", "?class=none&scope=orders.read"} {
+		if res := ask(t, srv, query, bearer(raw)); res.StatusCode != 503 {
+			t.Errorf("%s: %d", query, res.StatusCode)
+		}
+	}
+}
+
 func TestReplicasHaveTheirOwnPoints(t *testing.T) {
 	s := newSystem(t)
 	env := service.Env{

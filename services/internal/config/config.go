@@ -6,6 +6,8 @@
 // annotated example file is made from these comments, see Example.
 package config
 
+import "time"
+
 // Config is the whole configuration.
 type Config struct {
 	// Data is the directory of the embedded servers' files, the journal and the
@@ -323,6 +325,36 @@ type Guard struct {
 	// at least 10s (it must exceed a leader election), at most 5m. A revoke is
 	// enforced everywhere at most this long after it was accepted.
 	Lease Duration `yaml:"lease"`
+	// Classes are data classes, which a proxy names with ?class=. Default none.
+	Classes []GuardClass `yaml:"classes"`
+}
+
+// GuardClass is how fresh the forward-auth server must be for data of one sensitivity.
+type GuardClass struct {
+	// Name of the class, such as "public". Required.
+	Name string `yaml:"name"`
+	// MaxAge of the newest heartbeat, from 2s to the lease. Default the lease. Shorter
+	// refuses sooner when the kill feed is cut off.
+	MaxAge Duration `yaml:"max_age"`
+	// ServeStale lets requests that only read go on for a while after the lease, flagged.
+	// Default none: the class closes. While it stands no revocation counts as enforced
+	// before its time is over too, when the server is cut off.
+	ServeStale *ServeStale `yaml:"serve_stale"`
+}
+
+// ServeStale is somebody's word that a class may be read without knowing all.
+type ServeStale struct {
+	// By is who answers for it. Required.
+	By string `yaml:"by"`
+	// Reason says why. Required.
+	Reason string `yaml:"reason"`
+	// Until is when it ends by itself (RFC 3339). Required.
+	Until time.Time `yaml:"until"`
+	// For is how long after the lease, at most 5m. Required.
+	For Duration `yaml:"for"`
+	// Scopes that only read; a request that requires another one or none is refused.
+	// Required.
+	Scopes []string `yaml:"scopes"`
 }
 
 // Debug is where /livez, /readyz and /metrics are.

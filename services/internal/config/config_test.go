@@ -186,6 +186,13 @@ func TestValidateRefuses(t *testing.T) {
 		"freeze":          {func(c *Config) { c.Revocation.FreezeTTL = 1 }, "revocation.freeze_ttl", "1m to"},
 		"objective":       {func(c *Config) { c.Revocation.Objective = 0 }, "revocation.objective", "positive"},
 		"guard tenant":    {func(c *Config) { c.Guard.Tenant = "A.b" }, "guard.tenant", "a-z"},
+		"class name":      {func(c *Config) { c.Guard.Classes = []GuardClass{{}} }, "guard.classes[0].name", "name it"},
+		"class twice":     {func(c *Config) { c.Guard.Classes = []GuardClass{{Name: "a"}, {Name: "a"}} }, "guard.classes[1].name", "twice"},
+		"class laxer":     {func(c *Config) { c.Guard.Classes = []GuardClass{{Name: "a", MaxAge: c.Guard.Lease + 1}} }, "guard.classes[0].max_age", "never laxer"},
+		"stale by nobody": {func(c *Config) { c.Guard.Classes = []GuardClass{{Name: "a", ServeStale: &ServeStale{For: 1}}} }, "guard.classes[0].serve_stale", "answers"},
+		"stale too long": {func(c *Config) {
+			c.Guard.Classes = []GuardClass{{Name: "a", ServeStale: &ServeStale{By: "a", Reason: "b", Until: time.Unix(1, 0), Scopes: []string{"r"}, For: Duration(time.Hour)}}}
+		}, "guard.classes[0].serve_stale.for", "5m"},
 		"guard point":     {func(c *Config) { c.Guard.Point = "" }, "guard.point", "name one"},
 		"body":            {func(c *Config) { c.Intake.MaxBody = 10 }, "intake.max_body", "raise it"},
 		"skew":            {func(c *Config) { c.Intake.ClockSkew = Duration(2 * time.Hour) }, "intake.clock_skew", "1h"},

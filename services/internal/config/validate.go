@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -310,6 +311,25 @@ func checkEndpoint(p *problems, field, raw string) {
 	}
 }
 
+func validateClass(p *problems, field string, c GuardClass, lease Duration) {
+	if c.Name == "" {
+		p.add(field+".name", "is empty: requests name classes; name it")
+	}
+	if c.MaxAge != 0 && (c.MaxAge < Duration(2*time.Second) || c.MaxAge > lease) {
+		p.add(field+".max_age", "is %s: heartbeats come every second and a class may be stricter than the lease (%s), never laxer; use 2s to %s", c.MaxAge, lease, lease)
+	}
+	s := c.ServeStale
+	if s == nil {
+		return
+	}
+	if s.By == "" || s.Reason == "" || s.Until.IsZero() || len(s.Scopes) == 0 {
+		p.add(field+".serve_stale", "lets revoked tokens read, so somebody answers for it and it ends: give by, reason, until and scopes")
+	}
+	if s.For <= 0 || s.For > Duration(5*time.Minute) {
+		p.add(field+".serve_stale.for", "is %s: every revocation waits for it when the server is cut off; use more than 0s and at most 5m", s.For)
+	}
+}
+
 func (c Config) validateRevocation(p *problems) {
 	r, lease := c.Revocation, c.Guard.Lease
 	if lease < Duration(10*time.Second) || lease > Duration(5*time.Minute) {
@@ -346,6 +366,12 @@ func (c Config) validateRevocation(p *problems) {
 	}
 	if !events.ValidTenant(c.Guard.Tenant) {
 		p.add("guard.tenant", "is %q: want 1 to 63 of a-z, 0-9 and -", c.Guard.Tenant)
+	}
+	for i, class := range c.Guard.Classes {
+		validateClass(p, fmt.Sprintf("guard.classes[%d]", i), class, c.Guard.Lease)
+		if slices.ContainsFunc(c.Guard.Classes[:i], func(o GuardClass) bool { return o.Name == class.Name }) {
+			p.add(fmt.Sprintf("guard.classes[%d].name", i), "is there twice: %q", class.Name)
+		}
 	}
 	if c.Guard.Point == "" {
 		p.add("guard.point", "is empty: its receipts could not be told apart; name one")
