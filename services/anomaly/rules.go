@@ -13,6 +13,7 @@ import (
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/detect"
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/engine"
 	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/rules"
+	"github.com/lanyard-nhi/lanyard/services/anomaly/internal/sigma"
 	"go.uber.org/zap"
 )
 
@@ -35,7 +36,7 @@ func LoadRules(path string) (RuleLibrary, []RuleProblem, error) {
 	if err != nil {
 		return RuleLibrary{}, nil, err
 	}
-	return c.Load(path, nil)
+	return c.Load(path, sigma.Read)
 }
 
 // look is how often the directory of rules is looked at for changes.

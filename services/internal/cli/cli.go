@@ -114,7 +114,7 @@ Exit codes: 0 what was asked is true, 1 it failed, 2 the command line is wrong,
 	})
 	root.AddCommand(
 		upCommand(o), demoCommand(o), eventCommand(o), identityCommand(o), tokenCommand(o), revokeCommand(o), liftCommand(o),
-		alertsCommand(o), receiptCommand(o), killCommandCommand(o), traceCommand(o), drillCommand(o), exceptionCommand(o), taskCommand(o), policyCommand(o), deadCommand(o), rebuildCommand(o), topologyCommand(o),
+		alertsCommand(o), ruleCommand(o), receiptCommand(o), killCommandCommand(o), traceCommand(o), drillCommand(o), exceptionCommand(o), secretCommand(o), taskCommand(o), policyCommand(o), deadCommand(o), rebuildCommand(o), topologyCommand(o),
 		configCommand(o), doctorCommand(o), initCommand(o), provisionCommand(o), localIssuerCommand(o), benchCommand(o), evaluateCommand(o), versionCommand(o),
 	)
 	return root

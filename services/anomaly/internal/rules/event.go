@@ -53,9 +53,9 @@ type Field struct {
 	Type string // string, int, bool, timestamp or list(string)
 }
 
-// fields are the names, in the order of the neutral event. What the event does not say is
+// Fields are the names, in the order of the neutral event. What the event does not say is
 // the empty string, 0, false, an empty list or the year 1: absence is no value.
-func fields() []Field {
+func Fields() []Field {
 	out := []Field{{"id", "string"}, {"event_type", "string"}, {"tenant", "string"}, {"time", "timestamp"}}
 	t := reflect.TypeFor[events.Activity]()
 	for i := range t.NumField() {
@@ -92,7 +92,7 @@ type table struct {
 
 func newTable() *table {
 	t := &table{kinds: map[string]string{}, index: map[string]int{}}
-	for _, f := range fields() {
+	for _, f := range Fields() {
 		t.kinds[f.Name] = f.Type
 		t.names = append(t.names, f.Name)
 	}

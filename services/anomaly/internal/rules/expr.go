@@ -33,7 +33,7 @@ func NewCompiler() (*Compiler, error) {
 		ext.Strings(), cel.CrossTypeNumericComparisons(true), cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(64),
 		cel.Function("in_cidr", cel.Overload("in_cidr_string_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType, cel.BinaryBinding(inCIDR))),
 	}
-	for _, f := range fields() {
+	for _, f := range Fields() {
 		opts = append(opts, cel.Variable(f.Name, celType(f.Type)))
 	}
 	env, err := cel.NewEnv(opts...)
