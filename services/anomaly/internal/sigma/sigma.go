@@ -168,7 +168,7 @@ func severity(level string) events.Severity {
 func (d *document) translate() (int, error) {
 	switch {
 	case d.Filter != nil:
-		return d.line, errors.New("Sigma filters are not supported: write the exception into the rule with 'and not'")
+		return d.line, errors.New("filters are not supported: write the exception into the rule with 'and not'")
 	case d.Action != "":
 		return d.line, fmt.Errorf("action %q belongs to rule collections of Sigma 1 and is not supported: write one document per rule", clip(d.Action))
 	case d.Title == "":
