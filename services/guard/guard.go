@@ -1,6 +1,7 @@
 // Package guard is the forward-auth server: the guard library for whatever is not
 // written in Go. A reverse proxy asks GET /v1/check for every request it forwards
-// (nginx auth_request, Traefik forwardAuth, Envoy ext_authz over HTTP) and lets it
+// (nginx auth_request, Traefik forwardAuth, Caddy forward_auth, Envoy ext_authz over
+// HTTP, or over gRPC on the same port; see deploy/ for configurations) and lets it
 // through on 200. It must be reachable by that proxy only: the proxy says which
 // request is meant.
 package guard
@@ -34,6 +35,9 @@ const (
 	// HeaderStale is empty, or how many seconds ago the guard last knew all: the answer
 	// is given on the word of a class that serves stale.
 	HeaderStale = "X-Lanyard-Stale"
+	// HeaderScope of a question is the scopes that are required, where a proxy cannot put
+	// them into the query.
+	HeaderScope = "X-Lanyard-Scope"
 )
 
 type server struct {
@@ -78,6 +82,8 @@ func New(env service.Env) (service.Service, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/check", s.check)
 	mux.HandleFunc("POST /v1/check", s.check)
+	mux.HandleFunc("/v1/check/", s.prefixed)
+	s.overGRPC(mux)
 	mux.Handle("GET /v1/status", env.Authorize(service.ScopeRead, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		service.JSON(w, http.StatusOK, g.Status())
 	})))
@@ -168,9 +174,34 @@ func (s *server) check(w http.ResponseWriter, r *http.Request) {
 		service.Problem(w, http.StatusBadRequest, "invalid_forwarded", err.Error())
 		return
 	}
-	decision, err := s.guard.Decide(r.Context(), guard.Request{
-		Token: guard.Presented(r), Scopes: scopes, HTTP: meant, MinSequence: atLeast, Class: q.Get("class"),
-	})
+	s.answer(w, r, guard.Request{Scopes: scopes, HTTP: meant, MinSequence: atLeast, Class: q.Get("class")})
+}
+
+// prefixed answers Envoy's ext_authz over HTTP with path_prefix /v1/check: method, path
+// and query after the prefix are the caller's, so nothing in them says what is
+// required. Scopes are in the header X-Lanyard-Scope, which Envoy's configuration sets
+// (authorization_request.headers_to_add).
+func (s *server) prefixed(w http.ResponseWriter, r *http.Request) {
+	scopes := strings.Fields(strings.Join(r.Header.Values(HeaderScope), " "))
+	for _, sc := range scopes {
+		if !scopeToken(sc) {
+			service.Problem(w, http.StatusBadRequest, "invalid_scope", "the header "+HeaderScope+" is not a list of scopes (RFC 6749 section 3.3)")
+			return
+		}
+	}
+	u := *r.URL
+	u.Path, u.RawPath = strings.TrimPrefix(u.Path, "/v1/check"), strings.TrimPrefix(u.RawPath, "/v1/check")
+	u.Host, u.Scheme = r.Host, r.Header.Get("X-Forwarded-Proto")
+	if u.Scheme == "" {
+		u.Scheme = "https"
+	}
+	s.answer(w, r, guard.Request{Scopes: scopes, HTTP: &http.Request{Method: r.Method, Header: r.Header, URL: &u, Host: u.Host}})
+}
+
+// answer decides on the token of r.
+func (s *server) answer(w http.ResponseWriter, r *http.Request, ask guard.Request) {
+	ask.Token = guard.Presented(r)
+	decision, err := s.guard.Decide(r.Context(), ask)
 	if d, denied := errors.AsType[*guard.Denial](err); denied {
 		d.Respond(w)
 		return
