@@ -41,16 +41,36 @@ func (g *Guard) Check(ctx context.Context, r Request) (token.Claims, error) {
 // It does not look at the lease.
 func (g *Guard) Dead(lin []lineage.Handle) (Entry, bool) { return g.set.find(lin, g.cfg.Now()) }
 
+// decide asks about the token first and about the guard afterwards: the machine may
+// sleep meanwhile, and only a lease that is valid after the decision makes it one about
+// now. A guard that cannot know says nothing else.
 func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 	if r.Token == "" {
 		return Decision{}, &Denial{Code: CodeMissing, Reason: "no token was presented"}
 	}
 	on := g.footing(r.Class, r.Scopes)
-	if _, d := g.know(on, r.MinSequence); d != nil {
-		return Decision{}, d
+	claims, refused := g.judge(ctx, r)
+	yes, unknown := g.know(on, r.MinSequence)
+	switch {
+	case unknown != nil:
+		if claims.ID != "" {
+			unknown.Claims = &claims
+		}
+		return Decision{}, unknown
+	case refused != nil:
+		return Decision{}, refused
 	}
+	yes.Claims = claims
+	if yes.Stale && g.cfg.Stale != nil {
+		g.cfg.Stale(yes)
+	}
+	return yes, nil
+}
+
+// judge is what there is against a token. The claims are those of a signed one.
+func (g *Guard) judge(ctx context.Context, r Request) (token.Claims, *Denial) {
 	now := g.cfg.Now()
-	claims, err := token.Verify(r.Token, g.cfg.Keys, token.Expect{
+	claims, err := g.verify(r.Token, token.Expect{
 		Issuer: g.cfg.Issuer, Audience: g.cfg.Audience, Now: now, Leeway: g.cfg.Leeway,
 	})
 	if err != nil {
@@ -58,33 +78,22 @@ func (g *Guard) decide(ctx context.Context, r Request) (Decision, *Denial) {
 		if claims.ID != "" {
 			d.Claims = &claims
 		}
-		return Decision{}, d
+		return claims, d
 	}
 	if e, dead := g.set.find(claims.Lineage, now); dead {
-		return Decision{}, revoked(e, &claims)
+		return claims, revoked(e, &claims)
 	}
 	if d := g.bound(r, &claims, now); d != nil {
 		d.Claims = &claims
-		return Decision{}, d
+		return claims, d
 	}
 	if missing := Lacks(claims.Scope, r.Scopes); missing != "" {
-		return Decision{}, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted", Claims: &claims}
+		return claims, &Denial{Code: CodeScope, Reason: "scope " + missing + " is not granted", Claims: &claims}
 	}
 	if err := ctx.Err(); err != nil {
-		return Decision{}, &Denial{Code: CodeStale, Reason: "the request ended: " + err.Error(), Claims: &claims}
+		return claims, &Denial{Code: CodeStale, Reason: "the request ended: " + err.Error(), Claims: &claims}
 	}
-	// The machine may have slept since the first look: only a lease that is valid
-	// after the decision makes it one about now.
-	yes, d := g.know(on, r.MinSequence)
-	if d != nil {
-		d.Claims = &claims
-		return Decision{}, d
-	}
-	yes.Claims = claims
-	if yes.Stale && g.cfg.Stale != nil {
-		g.cfg.Stale(yes)
-	}
-	return yes, nil
+	return claims, nil
 }
 
 // know is on what a yes would stand, or the denial of a guard that cannot know, or

@@ -45,6 +45,9 @@ type Config struct {
 	Lease     time.Duration // default 15 s; must exceed a leader election
 	Leeway    time.Duration // for token times, default 5 s
 	Presence  time.Duration // how often it states its presence, default 5 s
+	// HotTokens is how many tokens' signatures are remembered, so that they need not be
+	// verified at each request: default 4096, some megabytes; negative: none.
+	HotTokens int
 	// Classes of data by name, for requests that name one. Optional.
 	Classes map[string]Class
 	// Resource makes challenges say where the resource describes itself, see
@@ -70,6 +73,7 @@ type Guard struct {
 	set     *killSet
 	replays replays
 	watches watches
+	hot     hot
 
 	metadata *url.URL // where document is served; nil without Config.Resource
 	document []byte
@@ -145,6 +149,9 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 	if cfg.Leeway == 0 {
 		cfg.Leeway = DefaultLeeway
 	}
+	if cfg.HotTokens == 0 {
+		cfg.HotTokens = DefaultHotTokens
+	}
 	if cfg.Presence == 0 {
 		cfg.Presence = DefaultPresence
 	}
@@ -172,7 +179,7 @@ func newGuard(cfg Config, k keeper) (*Guard, error) {
 		return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)
 	}
 	g := &Guard{cfg: cfg, signer: signer, jwk: string(jwk), set: newKillSet(), keeper: k,
-		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers(), watches: newWatches()}
+		attend: make(chan struct{}, 1), ready: make(chan struct{}), answers: newAnswers(), watches: newWatches(), hot: newHot(max(cfg.HotTokens, 0))}
 	if cfg.Resource != nil {
 		if g.metadata, g.document, err = cfg.Resource.describe(cfg.Issuer, cfg.Audience); err != nil {
 			return nil, fmt.Errorf("make guard %q: %w", cfg.Point, err)

@@ -22,6 +22,10 @@ func Verify(raw string, keys Keys, want Expect) (Claims, error) {
 	return c, c.check(want)
 }
 
+// Check compares iss, aud and the times like Verify, for claims whose token verified
+// before.
+func (c Claims) Check(want Expect) error { return c.check(want) }
+
 // check compares iss, aud (RFC 9068 section 4) and the times (RFC 7519 sections
 // 4.1.4 to 4.1.6).
 func (c Claims) check(want Expect) error {

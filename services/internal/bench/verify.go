@@ -32,7 +32,7 @@ const (
 
 // Verify measures a whole decision of the guard (lineage of 8 against 1,000,000
 // revoked handles) beside the bare verification of the same signatures, and the
-// memory of the kill set.
+// memory of the kill set, and the decision on a token that was seen before.
 func Verify(ctx context.Context, o Options) ([]Row, error) {
 	handles, calls := 1_000_000, 2000
 	if o.Short {
@@ -40,7 +40,7 @@ func Verify(ctx context.Context, o Options) ([]Row, error) {
 	}
 	var rows []Row
 	for _, alg := range []string{token.ES256, token.EdDSA} {
-		r, err := newVerifyRig(ctx, alg)
+		r, err := newVerifyRig(ctx, alg, -1)
 		if err != nil {
 			return nil, fmt.Errorf("bench verify: %w", err)
 		}
@@ -65,7 +65,34 @@ func Verify(ctx context.Context, o Options) ([]Row, error) {
 			rows = append(rows, Absolute("guard.bytes_per_handle", "B", []float64{bytes}, 24, "max"))
 		}
 	}
-	return rows, nil
+	warm, err := verifyWarm(ctx, handles, calls)
+	if err != nil {
+		return nil, fmt.Errorf("bench verify: %w", err)
+	}
+	return append(rows, Absolute("verify.warm", "ns/op", warm, 5000, "max")), nil
+}
+
+// verifyWarm is the times of decisions on tokens that the guard has seen before.
+func verifyWarm(ctx context.Context, handles, calls int) ([]float64, error) {
+	r, err := newVerifyRig(ctx, token.ES256, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.stop()
+	if _, err := r.fill(handles); err != nil {
+		return nil, err
+	}
+	var out []float64
+	for range 5 {
+		start := time.Now()
+		for i := range calls {
+			if _, err := r.guard.Check(ctx, guard.Request{Token: r.tokens[i%len(r.tokens)]}); err != nil {
+				return nil, fmt.Errorf("decide: %w (%s)", err, r.guard.Status().Problem)
+			}
+		}
+		out = append(out, float64(time.Since(start).Nanoseconds())/float64(calls))
+	}
+	return out[1:], nil // in the first the tokens become known
 }
 
 // verifyRig is a guard on a feed that only beats.
@@ -77,7 +104,7 @@ type verifyRig struct {
 	limit  float64 // of the last measure
 }
 
-func newVerifyRig(ctx context.Context, alg string) (*verifyRig, error) {
+func newVerifyRig(ctx context.Context, alg string, hot int) (*verifyRig, error) {
 	signer, err := verifySigner(alg)
 	if err != nil {
 		return nil, err
@@ -106,7 +133,7 @@ func newVerifyRig(ctx context.Context, alg string) (*verifyRig, error) {
 		r.tokens = append(r.tokens, raw)
 	}
 	r.guard, err = guard.New(guard.Config{Point: "bench", Tenant: "acme", Issuer: verifyIssuer, Audience: verifyAudience,
-		Keys: token.NewKeySet(signer.Key()), FeedKey: feed.Key().Public.(ed25519.PublicKey), Feed: &beatingFeed{signer: feed}})
+		Keys: token.NewKeySet(signer.Key()), FeedKey: feed.Key().Public.(ed25519.PublicKey), Feed: &beatingFeed{signer: feed}, HotTokens: hot})
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,7 @@ func TestVerifyRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]bool{"verify.cold": true, "verify.cold.eddsa": true, "guard.bytes_per_handle": true}
+	want := map[string]bool{"verify.cold": true, "verify.cold.eddsa": true, "guard.bytes_per_handle": true, "verify.warm": true}
 	for _, r := range rows {
 		if !want[r.Metric] || r.Value <= 0 {
 			t.Errorf("row %+v", r)
