@@ -286,6 +286,43 @@ func TestSecretUnderADeadLineageIsEndedAtOnce(t *testing.T) {
 	p.proven(id) // the proof of the closure stays what it was
 }
 
+// TestUntracked: what somebody ended by hand is waited for no more, on the word of who
+// may revoke; nobody else's counts.
+func TestUntracked(t *testing.T) {
+	a, p := newAPI(t), newPlant(t)
+	p.change = a.config
+	p.start("revocation-0")
+	p.register("agent")
+	p.place("gone", "agent", "saas", "gone-account")
+	p.place("there", "agent", "saas", "there-account")
+	a.proxy.Unplug()
+	id := p.revokeIdentity("agent")
+	patient(t, "a secret is stuck", func() bool { return p.count("stuck", id) > 0 })
+	a.proxy.Plug()
+	patient(t, "what is there is ended", func() bool { return a.ended("there-account") > 0 })
+	why := body{"reason": "ended by hand"}
+	for name, c := range map[string]struct {
+		status int
+		token  string
+		path   string
+	}{
+		"without the right": {http.StatusForbidden, p.caller("acme", "lanyard.read"), "/v1/secrets/there"},
+		"of another tenant": {http.StatusNotFound, p.caller("beta", "lanyard.revoke"), "/v1/secrets/there"},
+		"unknown":           {http.StatusNotFound, p.caller("acme", "lanyard.revoke"), "/v1/secrets/nothing"},
+	} {
+		if status, a := p.call(c.token, "DELETE", c.path, why); status != c.status {
+			t.Errorf("%s: %d %v; want %d", name, status, a, c.status)
+		}
+	}
+	if status, a := p.call(p.caller("acme", "lanyard.revoke"), "DELETE", "/v1/secrets/gone", why); status != http.StatusOK {
+		t.Fatalf("untrack: %d %v", status, a)
+	}
+	if status, a := p.call(p.caller("acme", "lanyard.read"), "GET", "/v1/secrets", nil); status != http.StatusOK || len(a["secrets"].([]any)) != 1 {
+		t.Errorf("list: %d %v", status, a)
+	}
+	p.proven(id)
+}
+
 func TestPlacingIsRefused(t *testing.T) {
 	a, p := newAPI(t), newPlant(t)
 	p.change = func(c *config.Config) {

@@ -163,8 +163,8 @@ func TestPresencePinsTheFirstKey(t *testing.T) {
 	if _, err := r.receipt(t.Context(), e, p); err == nil {
 		t.Error("the second key signs for the point")
 	}
-	w.clock.move(presence.Lapse + time.Second)
-	w.attach("a", "acme", thief) // a lapsed: whoever comes now holds it
+	w.clock.move(presence.Lapse + 2*time.Second) // and the lease that it may have renewed unheard
+	w.attach("a", "acme", thief)                 // a lapsed: whoever comes now holds it
 	e, p = w.signed(a, "a", "acme", thief)
 	until(t, "the new guard is known", func() bool { _, err := r.receipt(t.Context(), e, p); return err == nil })
 }

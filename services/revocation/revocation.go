@@ -186,7 +186,7 @@ func newRevoker(env service.Env, p parts) *revoker {
 // publishes are the events that the service appends itself.
 func publishes() []string {
 	return []string{events.TypeRevocationRequested, events.TypeRevocationAccepted, events.TypeRevocationRefused, events.TypeRevocationProposed,
-		events.TypeRevocationEnforced, events.TypeRevocationStuck, events.TypeSecretPlaced, events.TypeRevocationClosed, events.TypeRevocationLifted, events.TypeAnomalyDetected}
+		events.TypeRevocationEnforced, events.TypeRevocationStuck, events.TypeSecretPlaced, events.TypeSecretUntracked, events.TypeRevocationClosed, events.TypeRevocationLifted, events.TypeAnomalyDetected}
 }
 
 func (r *revoker) tasks() []service.Task {

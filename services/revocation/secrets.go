@@ -136,6 +136,7 @@ func (c *cleaner) credential(ctx context.Context, tenant string, p events.Secret
 
 func (c *cleaner) routes(mux *http.ServeMux, env service.Env) {
 	mux.Handle("POST /v1/secrets", env.Authorize(service.ScopeIntake, c.r.api(c.post)))
+	mux.Handle("DELETE /v1/secrets/{id}", env.Authorize(service.ScopeRevoke, c.r.api(c.untrack)))
 	mux.Handle("GET /v1/secrets", env.Authorize(service.ScopeRead, c.r.api(c.list)))
 }
 
@@ -174,6 +175,46 @@ func (c *cleaner) post(w http.ResponseWriter, q *http.Request, caller token.Clai
 		return 0, nil, err
 	}
 	return http.StatusAccepted, t, nil
+}
+
+// untrack takes the word of who may revoke that a downstream no longer has a secret, as
+// when its account was ended by hand: 200 when that is durable. Nothing ends it any more,
+// and no revocation waits for it.
+func (c *cleaner) untrack(w http.ResponseWriter, q *http.Request, caller token.Claims) (int, any, error) {
+	var ask struct {
+		Reason string `json:"reason"`
+	}
+	if err := json.UnmarshalRead(http.MaxBytesReader(w, q.Body, maxBody), &ask, json.RejectUnknownMembers(true)); err != nil {
+		return 0, nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	tenant, err := service.TenantFilter(q, caller)
+	if err != nil {
+		return 0, nil, err
+	}
+	if tenant == "" || ask.Reason == "" || len(ask.Reason) > 1024 {
+		return 0, nil, fmt.Errorf("%w: name the tenant with ?tenant= and a reason of at most 1024 bytes", errBadRequest)
+	}
+	if err := c.index.Settle(q.Context()); err != nil {
+		return 0, nil, err
+	}
+	handle := c.r.names.Name(lineage.KindCredential, tenant, q.PathValue("id")).String()
+	have, err := c.index.Records(q.Context(), handle)
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(have) == 0 {
+		return 0, nil, &httpError{http.StatusNotFound, "unknown_secret", fmt.Sprintf("no secret %q is tracked in the tenant %s", q.PathValue("id"), tenant)}
+	}
+	u := events.SecretUntracked{Secret: have[0].Secret, Handle: handle, Downstream: have[0].Downstream, Lineage: have[0].Lineage,
+		Reason: ask.Reason + " (said by " + caller.Tenant + "/" + caller.Subject + ")", UntrackedAt: c.r.now().UTC()}
+	e, err := events.New(events.Origin{Source: source, Tenant: tenant, Time: c.r.now(), Discriminator: have[0].TrackedAt.String()}, u)
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, err := c.r.bus.Append(q.Context(), bus.Batch{Events: []events.Event{e}}); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, u, c.index.Settle(q.Context())
 }
 
 // secretList is how secrets are shown.

@@ -20,16 +20,17 @@ type secretRecord struct {
 
 func secretCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
-		Use: "secret", Short: "Place and list long-lived credentials in other systems",
+		Use: "secret", Short: "Place, list and untrack long-lived credentials in other systems",
 		Long: `A managed secret is a long-lived credential of an identity in another system, a
 downstream: a database role, a cache user, a token at an OAuth server. Once it is placed,
 a revocation of anything that it hangs from ends it there, proves that, and closes only
 then. The secret itself is never told to Lanyard; downstreams are in the configuration
 under revocation.downstreams.`,
 		Example: `  lanyard secret place acme/orders-db --identity orders-agent --downstream pg-main --account acme_orders --owner ana@acme.example
-  lanyard secret list --tenant acme`,
+  lanyard secret list --tenant acme
+  lanyard secret untrack acme/orders-db --reason "role dropped by hand, CHG-4711"`,
 	}
-	c.AddCommand(secretPlace(o), secretList(o))
+	c.AddCommand(secretPlace(o), secretList(o), secretUntrack(o))
 	return c
 }
 
@@ -83,6 +84,41 @@ tenant. One that is placed under something revoked is ended at once.`,
 	for _, name := range []string{"identity", "downstream", "account", "owner"} {
 		_ = c.MarkFlagRequired(name) // the flag is there
 	}
+	return c
+}
+
+func secretUntrack(o *options) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use: "untrack TENANT/SECRET", Short: "Say that a downstream no longer has a credential",
+		Args: exactArgs(1, "TENANT/SECRET: the tenant and the secret's id"),
+		Long: `Says that a downstream no longer has a credential, as when its account was ended there by
+hand. From then on nothing ends it and no revocation waits for it, so be sure: your word
+and your reason stand on the log instead of a proof.`,
+		Example: "  lanyard secret untrack acme/orders-db --reason \"role dropped by hand, CHG-4711\"",
+		RunE: func(c *cobra.Command, args []string) error {
+			tenant, id, ok := strings.Cut(args[0], "/")
+			if !ok || id == "" {
+				return usage("name the secret as TENANT/SECRET, such as acme/orders-db")
+			}
+			a, err := openAPI(o)
+			if err != nil {
+				return err
+			}
+			var u events.SecretUntracked
+			if err := a.call(c.Context(), http.MethodDelete, a.ends.Revocation, "/v1/secrets/"+url.PathEscape(id), url.Values{"tenant": {tenant}},
+				map[string]string{"reason": reason}, &u); err != nil {
+				return fmt.Errorf("untrack secret %s: %w", args[0], err)
+			}
+			if o.json {
+				return printJSON(c.OutOrStdout(), u)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s is not tracked any more: nothing ends it in %s\n", clean(args[0]), clean(u.Downstream))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why it is known to be gone")
+	_ = c.MarkFlagRequired("reason") // the flag is there
 	return c
 }
 

@@ -88,4 +88,4 @@ func TestSystemRights(t *testing.T) {
 }
 
 // unwritten are the lifecycle facts that the catalogue has and no service states yet.
-var unwritten = []string{events.TypeIdentityRetired, events.TypeRevocationStuck}
+var unwritten = []string{events.TypeIdentityRetired}
