@@ -6,7 +6,7 @@ export GOFLAGS ?= -buildvcs=false
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build race race-short vet lint lint-short fuzz bench evaluate up dev test-redis test-connectors test-processes test-issue-race images schemas ci clean
+.PHONY: help demo test build race race-short vet lint lint-short fuzz bench evaluate up dev test-redis test-connectors test-proxies test-processes test-issue-race images schemas ci clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,8 +66,13 @@ dev: build ## every service as its own process, real nats-server and redis-serve
 	deploy/dev.sh
 
 test-connectors: ## connectors and the cascade against real PostgreSQL and Redis (installs Debian's packages when missing)
-	@command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || apt-get install -y postgresql redis-server
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || deploy/need.sh postgresql
+	deploy/need.sh redis-server
 	cd services && LANYARD_REQUIRE_SERVERS=1 $(GO) test ./connector/... && LANYARD_REQUIRE_SERVERS=1 $(GO) test -run 'TestOneRevoke|TestUnplugged|TestSecretUnder|TestPlacing' ./revocation
+
+test-proxies: ## the guard behind real nginx and Caddy (installs Debian's packages when missing)
+	deploy/need.sh nginx caddy
+	cd services && $(GO) test -count=1 -run 'TestNginx|TestCaddy' ./guard
 
 test-redis: ## the state tests against a real redis-server (installs it with apt-get when missing)
 	deploy/need.sh redis-server
