@@ -295,6 +295,10 @@ func TestUntracked(t *testing.T) {
 	p.register("agent")
 	p.place("gone", "agent", "saas", "gone-account")
 	p.place("there", "agent", "saas", "there-account")
+	_, pre := p.call(p.caller("acme", "lanyard.revoke"), "POST", "/v1/revocations/preview", body{"target": body{"kind": "identity", "id": "agent"}})
+	if in, _ := pre["secrets"].([]any); len(in) != 1 || in[0].(map[string]any)["count"] != 2. || in[0].(map[string]any)["ends"] == nil {
+		t.Errorf("preview: secrets are %v", pre["secrets"])
+	}
 	a.proxy.Unplug()
 	id := p.revokeIdentity("agent")
 	patient(t, "a secret is stuck", func() bool { return p.count("stuck", id) > 0 })

@@ -227,6 +227,9 @@ func TestOverNATS(t *testing.T) {
 		len(pre["tenants"].([]any)) != 3 || pre["predicted_ms"] != nil || len(pre["members"].([]any)) != 61 {
 		t.Fatalf("preview %d: %v", status, pre)
 	}
+	if tree := pre["tree"].(map[string]any); len(tree["tenants"].([]any)) != 3 || tree["cut"] != false || len(pre["secrets"].([]any)) != 0 || pre["closure_ms"] != nil {
+		t.Errorf("preview's tree: %v, secrets %v", tree, pre["secrets"])
+	}
 	for _, n := range f.nodes {
 		if _, err := guards[n.tenant].Check(t.Context(), guard.Request{Token: p.token(n, "https://"+n.tenant+".test", "read")}); err != nil {
 			t.Fatalf("%s is refused before the revoke: %v", n.CredentialIssued.Credential, err)
@@ -369,7 +372,7 @@ func (p *plant) afterwards(op, id string, target body, root *node) {
 	if status, raw := p.raw(op, "GET", "/v1/revocations", nil); status != 200 || !strings.Contains(string(raw), id) {
 		t.Errorf("list %d: %s", status, raw)
 	}
-	if _, pre := p.call(op, "POST", "/v1/revocations/preview", body{"target": target}); pre["holder"] == nil || pre["predicted_ms"] == nil {
+	if _, pre := p.call(op, "POST", "/v1/revocations/preview", body{"target": target}); pre["holder"] == nil || pre["predicted_ms"] == nil || pre["closure_ms"].(map[string]any)["p99"] != pre["predicted_ms"] {
 		t.Errorf("preview of what is revoked: %v", pre)
 	}
 }

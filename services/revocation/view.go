@@ -159,6 +159,16 @@ type preview struct {
 	Past        int           `json:"past_closures"`    // how many that rests on
 	Truncated   bool          `json:"truncated"`        // there are more credentials than were looked at
 	Members     []previewItem `json:"members"`
+
+	Secrets []downstreamSecrets `json:"secrets"`              // long-lived ones, by downstream
+	Closure *closureTimes       `json:"closure_ms,omitempty"` // as Predicted
+	Tree    blast               `json:"tree"`
+}
+
+// closureTimes are percentiles of past closures, in milliseconds from accept to closed.
+type closureTimes struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
 }
 
 type holderView struct {
@@ -213,24 +223,32 @@ func (r *revoker) postPreview(w http.ResponseWriter, q *http.Request, caller tok
 	if err := r.unsafe(ctx); err != nil && !r.limits.AllowUnsafe {
 		p.Unsafe = err.Error()
 	}
-	p.Predicted, p.Past = r.predict()
-	if err := r.tour(ctx, &p, caller, now); err != nil {
+	if p.Closure, p.Past = r.predict(); p.Closure != nil {
+		p.Predicted = &p.Closure.P99
+	}
+	if p.Secrets, err = r.longLived(ctx, p.Handle); err != nil {
+		return 0, nil, err
+	}
+	if err := r.tour(ctx, &p, count, caller, now); err != nil {
 		return 0, nil, err
 	}
 	return http.StatusOK, p, nil
 }
 
-// tour walks the subtree for what the counters do not tell.
-func (r *revoker) tour(ctx context.Context, p *preview, caller token.Claims, now time.Time) error {
+// tour walks the subtree for what the counters do not tell. live is the counters.
+func (r *revoker) tour(ctx context.Context, p *preview, live map[string]int64, caller token.Claims, now time.Time) error {
+	seen := func(tenant string) bool { return service.Operator(caller) || tenant == caller.Tenant }
+	var counted blastCount
 	identities, delegations, owners, features, tasks := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
-	seen := 0
+	walked := 0
 	err := r.graph.Walk(ctx, p.Handle, now, func(c graph.Record) bool {
-		seen++
+		walked++
+		counted.add(c)
 		identities[c.Tenant+"/"+c.Identity] = true
 		if c.Delegation != "" {
 			delegations[c.Tenant+"/"+c.Delegation] = true
 		}
-		if service.Operator(caller) || c.Tenant == caller.Tenant {
+		if seen(c.Tenant) {
 			if c.Task != "" {
 				tasks[c.Task] = true
 			}
@@ -246,12 +264,16 @@ func (r *revoker) tour(ctx context.Context, p *preview, caller token.Claims, now
 				p.Members = append(p.Members, previewItem{c.Tenant, c.Identity, c.Task, c.CredentialIssued.Credential, c.Delegation, c.ExpiresAt})
 			}
 		}
-		return seen < previewWalk
+		return walked < previewWalk
 	})
-	p.Truncated = seen >= previewWalk
+	p.Truncated = walked >= previewWalk
 	p.Identities, p.Delegations = len(identities), len(delegations)
 	p.Owners, p.Features, p.Tasks = sorted(owners), sorted(features), sorted(tasks)
-	return err
+	if err != nil {
+		return err
+	}
+	p.Tree = counted.tree(live, seen)
+	return r.owned(ctx, p.Tree)
 }
 
 func sorted(m map[string]bool) []string {
@@ -262,9 +284,9 @@ func sorted(m map[string]bool) []string {
 	return out
 }
 
-// predict is the 99th percentile of the last hundred closures, in milliseconds from
-// accept to closed; nil when there was none.
-func (r *revoker) predict() (*float64, int) {
+// predict is how long the last hundred closures took, and how many there were; nil
+// when there was none.
+func (r *revoker) predict() (*closureTimes, int) {
 	var took []float64
 	for _, s := range r.ledger.List("", 500) {
 		if s.Closed != nil && len(took) < 100 {
@@ -274,8 +296,7 @@ func (r *revoker) predict() (*float64, int) {
 	if len(took) == 0 {
 		return nil, 0
 	}
-	p := quantile(took, 0.99)
-	return &p, len(took)
+	return &closureTimes{quantile(took, 0.5), quantile(took, 0.99)}, len(took)
 }
 
 // quantile q of v by the nearest rank.
