@@ -59,7 +59,7 @@ func (r *revokeRig) close() {
 	}
 }
 
-func newRevokeRig(ctx context.Context, o Options, s *server.Server, c *bus.Conn) (_ *revokeRig, err error) {
+func newRevokeRig(ctx context.Context, o Options, s *server.Server, c *bus.Conn, downstreams ...config.Downstream) (_ *revokeRig, err error) {
 	run, cancel := context.WithCancel(ctx)
 	r := &revokeRig{server: s, cancel: cancel, refused: make(chan time.Time, 1024)}
 	defer func() {
@@ -73,6 +73,7 @@ func newRevokeRig(ctx context.Context, o Options, s *server.Server, c *bus.Conn)
 	r.stops = append(r.stops, func() { _ = os.RemoveAll(r.dir) })
 	cfg := config.Default(r.dir)
 	cfg.Issuer.URL = revokeIssuer
+	cfg.Revocation.Downstreams = downstreams
 	r.env = service.Env{Config: cfg.Complete(), Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Now: time.Now, Rand: rand.Reader, Bus: c}
 	if err := r.open(ctx); err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ var suites = []struct {
 	{"issue", bench.Issue},
 	{"verify", bench.Verify},
 	{"revoke", bench.Revoke},
+	{"cascade", bench.Cascade},
 }
 
 func benchCommand(o *options) *cobra.Command {

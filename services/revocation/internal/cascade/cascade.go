@@ -154,70 +154,109 @@ func (e *Engine) Pass(ctx context.Context, j Job) (left int64, err error) {
 	return count.Load(), err
 }
 
+// flight is how many secrets of one revocation and downstream are under way at once:
+// those that wait for their turn, and those whose receipt is on its way to the log.
+// Receipts that are under way together are stored together.
+const flight = 256
+
 // downstream ends what is due in one downstream. It stops early when the circuit is
-// open: whatever it left is counted by the next pass.
-func (e *Engine) downstream(ctx context.Context, j Job, name string) (left int64, err error) {
+// open: whatever it left is counted by the next pass. A slice starts while secrets of
+// those before it are still under way, so that the downstream never waits for us.
+func (e *Engine) downstream(ctx context.Context, j Job, name string) (int64, error) {
 	from, err := e.cfg.Index.Checkpoint(ctx, j.Revocation, name)
 	if err != nil {
 		return 0, err
 	}
-	l := e.lines[name]
-	for i := from; i < secrets.Slices; i++ {
-		page, err := e.cfg.Index.Slice(ctx, j.Accepted.Handle, name, i)
-		if err != nil {
-			return left, err
+	p := &pass{e: e, job: j, line: e.lines[name], flight: make(chan struct{}, flight)}
+	started := make(chan *page, secrets.Slices)
+	ended := make(chan error, 1)
+	go func() { ended <- p.collect(ctx, name, started) }()
+	for i := from; i < secrets.Slices && err == nil; i++ {
+		var records []secrets.Record
+		if records, err = e.cfg.Index.Slice(ctx, j.Accepted.Handle, name, i); err != nil || len(records) == 0 {
+			continue
 		}
-		n, err := e.page(ctx, j, l, page)
-		left += n
-		if err != nil {
-			return left, err
-		}
-		if left == 0 && len(page) > 0 {
-			if err := e.cfg.Index.SetCheckpoint(ctx, j.Revocation, name, i+1); err != nil {
-				return left, err
-			}
-		}
-		if left > 0 && l != nil && l.breaker.IsOpen() {
-			return left, ctx.Err()
+		pg := &page{slice: i}
+		err = p.start(ctx, pg, records)
+		pg.whole = err == nil
+		started <- pg
+		if p.left.Load() > 0 && p.line != nil && p.line.breaker.IsOpen() {
+			break
 		}
 	}
-	return left, ctx.Err()
+	close(started)
+	err = errors.Join(err, <-ended)
+	return p.left.Load(), errors.Join(err, ctx.Err())
 }
 
-// page ends what is due of a page and counts what could not be ended.
-func (e *Engine) page(ctx context.Context, j Job, l *line, page []secrets.Record) (int64, error) {
-	handles := make([]string, len(page))
-	for i, r := range page {
+// pass is the work on one revocation in one downstream.
+type pass struct {
+	e      *Engine
+	job    Job
+	line   *line // nil when none is configured
+	flight chan struct{}
+	left   atomic.Int64
+}
+
+// page is the secrets of one slice that are under way.
+type page struct {
+	slice int
+	whole bool // every due one was started
+	all   sync.WaitGroup
+}
+
+// start starts what is due of a page and waits only for room.
+func (p *pass) start(ctx context.Context, pg *page, records []secrets.Record) error {
+	handles := make([]string, len(records))
+	for i, r := range records {
 		handles[i] = r.Handle
 	}
-	settled, err := e.cfg.Index.Done(ctx, j.Revocation, handles...)
+	settled, err := p.e.cfg.Index.Done(ctx, p.job.Revocation, handles...)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var left atomic.Int64
-	var all sync.WaitGroup
-	for _, r := range page {
+	for _, r := range records {
 		if _, ok := settled[r.Handle]; ok {
 			continue
 		}
-		if ctx.Err() != nil {
-			break
+		if err := take(ctx, p.flight); err != nil {
+			return err
 		}
-		if l != nil {
-			l.slots <- struct{}{}
-		}
-		all.Go(func() {
-			err := e.secret(ctx, j, l, r)
-			if l != nil {
-				<-l.slots
-			}
-			if err != nil {
-				left.Add(1)
+		pg.all.Go(func() {
+			defer func() { <-p.flight }()
+			if p.e.secret(ctx, p.job, p.line, r) != nil {
+				p.left.Add(1)
 			}
 		})
 	}
-	all.Wait()
-	return left.Load(), ctx.Err()
+	return nil
+}
+
+// collect waits for the pages in their order and moves the checkpoint past those
+// that are done.
+func (p *pass) collect(ctx context.Context, name string, started <-chan *page) (err error) {
+	whole := true
+	for pg := range started {
+		pg.all.Wait()
+		whole = whole && pg.whole && p.left.Load() == 0 && err == nil
+		if whole {
+			err = p.e.cfg.Index.SetCheckpoint(ctx, p.job.Revocation, name, pg.slice+1)
+		}
+	}
+	return err
+}
+
+// take takes a place and waits for it no longer than ctx.
+func take(ctx context.Context, places chan<- struct{}) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Secret ends one secret, unless the log has its receipt.
@@ -229,12 +268,7 @@ func (e *Engine) Secret(ctx context.Context, j Job, r secrets.Record) error {
 	if _, ok := settled[r.Handle]; ok {
 		return nil
 	}
-	l := e.lines[r.Downstream]
-	if l != nil {
-		l.slots <- struct{}{}
-		defer func() { <-l.slots }()
-	}
-	return e.secret(ctx, j, l, r)
+	return e.secret(ctx, j, e.lines[r.Downstream], r)
 }
 
 // errNoDownstream: nothing is configured of that name.
@@ -243,14 +277,15 @@ var errNoDownstream = errors.New("no downstream of this name is configured")
 // errAlive: the connector has acted and the account is still alive.
 var errAlive = errors.New("it was ended and is alive all the same")
 
-// secret acts, proves, and puts the receipt on the log.
+// secret acts, proves, and puts the receipt on the log. The downstream's turn ends
+// with the proof: the next one does not wait for the log.
 func (e *Engine) secret(ctx context.Context, j Job, l *line, r secrets.Record) error {
 	var d done
 	err := error(connector.Refused("find downstream", errNoDownstream))
 	if l != nil {
 		t := connector.Target{Request: events.DeterministicID("cascade", j.Revocation, r.Handle), Revocation: j.Revocation,
 			Reason: j.Accepted.Reason, Tenant: r.Tenant, Secret: r.Secret, Account: r.Account}
-		d, err = l.policy.WithContext(ctx).Get(func() (done, error) { return l.act(ctx, t) })
+		d, err = l.turn(ctx, t)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -264,6 +299,15 @@ func (e *Engine) secret(ctx context.Context, j Job, l *line, r secrets.Record) e
 		return err
 	}
 	return nil
+}
+
+// turn waits for a slot and ends an account in it, with retries.
+func (l *line) turn(ctx context.Context, t connector.Target) (done, error) {
+	if err := take(ctx, l.slots); err != nil {
+		return done{}, err
+	}
+	defer func() { <-l.slots }()
+	return l.policy.WithContext(ctx).Get(func() (done, error) { return l.act(ctx, t) })
 }
 
 // act ends an account and proves it. Without proof there is no success.
