@@ -52,34 +52,6 @@ func kindNames() string {
 	return strings.Join(names, ", ")
 }
 
-// revokePreview is the answer to a preview.
-type revokePreview struct {
-	Handle      string   `json:"handle"`
-	Kind        string   `json:"kind"`
-	Tenant      string   `json:"tenant"`
-	ID          string   `json:"id"`
-	Descendants int64    `json:"descendants"`
-	Identities  int      `json:"identities"`
-	Tenants     []string `json:"tenants"`
-	Owners      []string `json:"owners"`
-	Features    []string `json:"features"`
-	Tasks       []string `json:"tasks"`
-	Guards      int      `json:"guards"`
-	NeedConfirm bool     `json:"confirm_required"`
-	Confirm     int64    `json:"confirm"` // what to send then
-	Predicted   *float64 `json:"predicted_ms"`
-	Truncated   bool     `json:"truncated"`
-	Unsafe      string   `json:"unsafe,omitempty"`
-	Members     []struct {
-		Tenant     string    `json:"tenant"`
-		Identity   string    `json:"identity"`
-		Task       string    `json:"task"`
-		Credential string    `json:"credential"`
-		Delegation string    `json:"delegation"`
-		ExpiresAt  time.Time `json:"expires_at"`
-	} `json:"members"`
-}
-
 // revocationState is a revocation as the API shows it.
 type revocationState struct {
 	Revocation  string         `json:"revocation"`
@@ -114,7 +86,8 @@ type revocationState struct {
 type revokeFlags struct {
 	reason, confirm string
 	freeze, propose bool
-	signOnly        bool
+	signOnly, dot   bool
+	svg             string // file
 	ttl, wait       time.Duration
 }
 
@@ -123,7 +96,9 @@ func revokeCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "revoke TARGET",
 		Short: "Preview a revoke; with --confirm carry it out and wait until it is proven",
-		Long: `Without --confirm nothing happens: the preview shows what would die. With it the
+		Long: `Without --confirm nothing happens: the preview shows what would die, as a tree of
+tenants, identities, tasks in flight and live credentials, and the long-lived secrets
+with how each is ended; --dot and --svg draw it. With --confirm the
 revoke is accepted (durable) and the command waits for the receipts of every guard.
 
 Exit code 0: closed, every enforcement point has answered or its lease ran out.
@@ -133,6 +108,7 @@ the revocation goes on.
 TARGET is KIND:TENANT/ID (kinds: ` + kindNames() + `),
 a 16-character handle, or the SHA-256 of a token's text.`,
 		Example: `  lanyard revoke identity:acme/orchestrator
+  lanyard revoke identity:acme/orchestrator --svg orchestrator.svg
   lanyard revoke identity:acme/orchestrator --reason "stolen laptop" --confirm
   lanyard revoke owner:acme/ana@acme.example --reason "left" --confirm=41
   lanyard revoke owner:acme/ana@acme.example --reason "left" --propose
@@ -144,6 +120,12 @@ a 16-character handle, or the SHA-256 of a token's text.`,
 			if f.freeze {
 				mode = events.ModeFreeze
 			}
+			if (f.dot || f.svg != "") && (f.signOnly || f.propose || f.confirm != "") {
+				return usage("--dot and --svg show a preview: leave out --confirm, --propose and --sign-only")
+			}
+			if f.dot && o.json {
+				return usage("--dot and --json exclude each other")
+			}
 			if f.signOnly {
 				return signCommand(c.OutOrStdout(), o, f, mode, args[0], 15*time.Minute)
 			}
@@ -154,6 +136,8 @@ a 16-character handle, or the SHA-256 of a token's text.`,
 	c.Flags().BoolVar(&f.freeze, "freeze", false, "end it reversibly, for --ttl")
 	c.Flags().BoolVar(&f.signOnly, "sign-only", false, "print a signed kill command instead, see 'lanyard kill-command'")
 	c.Flags().BoolVar(&f.propose, "propose", false, "instead of --confirm: let a second person approve it, see 'lanyard revoke approve'")
+	c.Flags().BoolVar(&f.dot, "dot", false, "print the preview's tree in Graphviz' DOT language")
+	c.Flags().StringVar(&f.svg, "svg", "", fmt.Sprintf("draw the preview's tree to this file as SVG, at most %d things", drawMost))
 	c.Flags().DurationVar(&f.ttl, "ttl", 0, "how long a freeze lasts (default: the configured one, 1h)")
 	lift := liftCommand(o)
 	lift.Use = "lift TARGET"
@@ -201,15 +185,7 @@ func doRevoke(c *cobra.Command, o *options, f revokeFlags, mode events.Mode, arg
 		body["ttl_seconds"] = int64(f.ttl.Seconds())
 	}
 	if f.confirm == "" && !f.propose {
-		var p revokePreview
-		if err := a.call(c.Context(), http.MethodPost, a.ends.Revocation, "/v1/revocations/preview", nil, body, &p); err != nil {
-			return fmt.Errorf("preview: %w", err)
-		}
-		if o.json {
-			return printJSON(c.OutOrStdout(), p)
-		}
-		printPreview(c.OutOrStdout(), arg, mode, p)
-		return nil
+		return a.preview(c, o, f, mode, arg, body)
 	}
 	if f.propose {
 		body["approval"] = true
@@ -311,47 +287,6 @@ func or(s, otherwise string) string {
 		return otherwise
 	}
 	return s
-}
-
-func printPreview(w io.Writer, arg string, mode events.Mode, p revokePreview) {
-	col := colours(w)
-	fmt.Fprintf(w, "%s of %s (handle %s)\n", col.head("preview: "+string(mode)), clean(arg), p.Handle)
-	fmt.Fprintf(w, "  %d live credentials of %d identities in %s\n", p.Descendants, p.Identities, or(strings.Join(p.Tenants, ", "), "no tenant"))
-	fmt.Fprintf(w, "  owners    %s\n  features  %s\n  tasks     %s\n", clean(or(strings.Join(p.Owners, ", "), "-")), clean(or(strings.Join(p.Features, ", "), "-")), clean(or(strings.Join(p.Tasks, ", "), "-")))
-	when := "no data yet"
-	if p.Predicted != nil {
-		when = ms(*p.Predicted)
-	}
-	fmt.Fprintf(w, "  %d guards will answer; predicted time to closure: %s\n", p.Guards, when)
-	byTenant := map[string][]string{}
-	for _, m := range p.Members {
-		byTenant[m.Tenant] = append(byTenant[m.Tenant], fmt.Sprintf("%s  task %s, until %s", m.Identity, m.Task, clock(m.ExpiresAt)))
-	}
-	for _, t := range p.Tenants {
-		fmt.Fprintf(w, "  %s\n", col.head(clean(t)))
-		for i, line := range byTenant[t] {
-			if i == 12 {
-				fmt.Fprintf(w, "    ... %d more\n", len(byTenant[t])-i)
-				break
-			}
-			fmt.Fprintf(w, "    %s\n", clean(line))
-		}
-	}
-	confirm := "--confirm"
-	if p.NeedConfirm {
-		confirm = fmt.Sprintf("--confirm=%d", p.Confirm)
-	}
-	verb := "revoke " + arg
-	switch mode {
-	case events.ModeFreeze:
-		verb += " --freeze"
-	case events.ModeLift:
-		verb = "lift " + arg
-	}
-	if p.Unsafe != "" {
-		fmt.Fprintf(w, "%s: %s\n", col.bad("it would be refused now"), clean(strings.Join(strings.Fields(p.Unsafe), " ")))
-	}
-	fmt.Fprintf(w, "nothing was done; to do it: lanyard %s --reason TEXT %s\n", clean(verb), confirm)
 }
 
 func revokeShow(o *options) *cobra.Command {
