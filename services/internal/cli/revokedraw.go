@@ -42,6 +42,20 @@ func (p revokePreview) tree(arg string) branch {
 	return root
 }
 
+// drawing is the tree with all that a terminal shows beside it.
+func (p revokePreview) drawing(arg string) branch {
+	root := p.tree(arg)
+	if p.Tree.Cut || p.Truncated {
+		root.about = append(root.about, "below the tenants a lower bound")
+	}
+	var secrets []branch
+	for _, s := range p.Secrets {
+		secrets = append(secrets, branch{name: count(s.Count, "long-lived secret") + " in " + s.Downstream, about: []string{or(s.Ends, s.Problem)}})
+	}
+	root.below = append(secrets, root.below...)
+	return root
+}
+
 func count(n int64, what string) string {
 	if n == 1 {
 		return "1 " + what

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/lanyard-nhi/lanyard/events"
 )
 
 func TestDotLabel(t *testing.T) {
@@ -69,5 +72,36 @@ func TestTreeInTerminal(t *testing.T) {
 	}
 	if n := strings.Count(got, "\n"); n != 3+treeWidth+1 {
 		t.Errorf("%d lines:\n%s", n, got)
+	}
+}
+
+func TestPreviewOfSecrets(t *testing.T) {
+	var p revokePreview
+	if err := json.Unmarshal([]byte(`{"handle":"h","descendants":1,"closure_ms":{"p50":3,"p99":40},"past_closures":7,
+		"secrets":[{"downstream":"pg","count":2,"ends":"NOLOGIN"},{"downstream":"old","count":1,"problem":"not configured"}],
+		"tree":{"tenants":[{"tenant":"globex","credentials":1,"hidden":true,"identities":[],"more":1}],"more":0,"cut":true}}`), &p); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[events.Mode][]string{
+		events.ModeRevoke: {"2 long-lived secrets in pg: NOLOGIN\n", "1 long-lived secret in old: not configured\n", "p50 3.00 ms, p99 40 ms (of the last 7)", "a lower bound",
+			"└─ globex  1 live credential, not yours to see\n     └─ ... 1 more identities\n"},
+		events.ModeFreeze: {"2 long-lived secrets in pg: a freeze does not touch them\n"},
+	} {
+		var out strings.Builder
+		printPreview(&out, "identity:acme/x", mode, p)
+		for _, w := range want {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("%s: the preview is\n%s\nwithout %q", mode, out.String(), w)
+			}
+		}
+	}
+	var out strings.Builder
+	if err := p.drawing("identity:acme/x").dot(&out, drawMost); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []string{`n0 [label="identity:acme/x\n1 live credential\nbelow the tenants a lower bound"];`, `n1 [label="2 long-lived secrets in pg\nNOLOGIN"];`, `n0 -> n2;`} {
+		if !strings.Contains(out.String(), w) {
+			t.Errorf("the graph is\n%s\nwithout %s", out.String(), w)
+		}
 	}
 }

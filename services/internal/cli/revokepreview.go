@@ -72,13 +72,13 @@ func (a *api) preview(c *cobra.Command, o *options, f revokeFlags, mode events.M
 		return fmt.Errorf("read preview: %w", err)
 	}
 	if f.svg != "" {
-		if err := drawSVG(c.Context(), p.tree(arg), f.svg); err != nil {
+		if err := drawSVG(c.Context(), p.drawing(arg), f.svg); err != nil {
 			return err
 		}
 	}
 	switch {
 	case f.dot:
-		return p.tree(arg).dot(c.OutOrStdout(), 0)
+		return p.drawing(arg).dot(c.OutOrStdout(), 0)
 	case o.json:
 		return printJSON(c.OutOrStdout(), raw)
 	}
