@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -215,8 +216,11 @@ func (c *cleaner) toll(ctx context.Context, a events.RevocationAccepted) (map[st
 		return nil, err
 	}
 	count, err := c.index.CountByDownstream(ctx, a.Handle)
-	if err != nil || len(count) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if len(count) == 0 {
+		return c.answers(ctx, a.Revocation)
 	}
 	c.mu.Lock()
 	w := c.works[a.Revocation]
@@ -225,10 +229,18 @@ func (c *cleaner) toll(ctx context.Context, a events.RevocationAccepted) (map[st
 	if !complete {
 		return nil, fmt.Errorf("%w: %s", errCleanup, c.left(ctx, a.Revocation, count))
 	}
-	out := map[string]closure.Answer{}
-	err = c.answers(ctx, a, func(answer closure.Answer, ok bool) bool {
-		out[answer.Point] = answer
-		return ok && answer.Settled(c.r.now())
+	out, err := c.answers(ctx, a.Revocation)
+	if err != nil {
+		return nil, err
+	}
+	now := c.r.now()
+	err = c.index.Walk(ctx, a.Handle, func(page []secrets.Record) error {
+		for _, r := range page {
+			if answer, ok := out[cascade.Point(r)]; !ok || !answer.Settled(now) {
+				return fmt.Errorf("%w: %s", errCleanup, cascade.Point(r))
+			}
+		}
+		return nil
 	})
 	if errors.Is(err, errCleanup) { // a secret came, or one goes on until a time
 		c.mu.Lock()
@@ -251,44 +263,30 @@ func (c *cleaner) left(ctx context.Context, revocation string, count map[string]
 	return text
 }
 
-// answers calls f with the answer of each secret under a handle, in order of the
-// points. The error wraps errCleanup when f said no to one.
-func (c *cleaner) answers(ctx context.Context, a events.RevocationAccepted, f func(closure.Answer, bool) bool) error {
-	return c.index.Walk(ctx, a.Handle, func(page []secrets.Record) error {
-		handles := make([]string, len(page))
-		for i, r := range page {
-			handles[i] = r.Handle
-		}
-		done, err := c.index.Done(ctx, a.Revocation, handles...)
-		if err != nil {
-			return err
-		}
-		for _, r := range page {
-			e, ok := done[r.Handle]
-			if !f(closure.Answer{RevocationEnforced: e, Until: closure.Until(e)}, ok) {
-				return fmt.Errorf("%w: %s", errCleanup, cascade.Point(r))
-			}
-		}
-		return nil
-	})
+// answers is the receipts of secrets under a revocation, by point. A secret that was
+// ended and is no longer tracked keeps its receipt: a proof must not change later.
+func (c *cleaner) answers(ctx context.Context, revocation string) (map[string]closure.Answer, error) {
+	done, err := c.index.Receipts(ctx, revocation)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]closure.Answer, len(done))
+	for point, e := range done {
+		out[point] = closure.Answer{RevocationEnforced: e, Until: closure.Until(e)}
+	}
+	return out, nil
 }
 
 // proofs is the answers of secrets that a closed revocation was closed with.
 func (c *cleaner) proofs(ctx context.Context, closed events.RevocationClosed) (map[string]closure.Answer, error) {
-	out := map[string]closure.Answer{}
 	if any, err := c.index.Any(ctx); err != nil || !any {
-		return out, err
+		return map[string]closure.Answer{}, err
 	}
 	if err := c.index.Settle(ctx); err != nil {
 		return nil, err
 	}
-	a := events.RevocationAccepted{Revocation: closed.Revocation, Handle: closed.Handle}
-	err := c.answers(ctx, a, func(answer closure.Answer, ok bool) bool {
-		if ok && !answer.AppliedAt.After(closed.ClosedAt) {
-			out[answer.Point] = answer
-		}
-		return true
-	})
+	out, err := c.answers(ctx, closed.Revocation)
+	maps.DeleteFunc(out, func(_ string, a closure.Answer) bool { return a.AppliedAt.After(closed.ClosedAt) })
 	return out, err
 }
 

@@ -324,7 +324,14 @@ func TestUntracked(t *testing.T) {
 	if status, a := p.call(p.caller("acme", "lanyard.read"), "GET", "/v1/secrets", nil); status != http.StatusOK || len(a["secrets"].([]any)) != 1 {
 		t.Errorf("list: %d %v", status, a)
 	}
-	p.proven(id)
+	points := len(p.proven(id).Points)
+	// What is untracked later does not change the proof.
+	if status, a := p.call(p.caller("acme", "lanyard.revoke"), "DELETE", "/v1/secrets/there", why); status != http.StatusOK {
+		t.Fatalf("untrack what has ended: %d %v", status, a)
+	}
+	if n := len(p.proven(id).Points); n != points {
+		t.Errorf("%d points after it was untracked, %d before", n, points)
+	}
 }
 
 func TestPlacingIsRefused(t *testing.T) {

@@ -305,6 +305,27 @@ func (x *Index) Done(ctx context.Context, revocation string, handles ...string) 
 	return out, nil
 }
 
+// Receipts are all that is on the log of secrets under a revocation, by point, also of
+// those that are no longer tracked.
+func (x *Index) Receipts(ctx context.Context, revocation string) (map[string]events.RevocationEnforced, error) {
+	out := map[string]events.RevocationEnforced{}
+	for cursor := uint64(0); ; {
+		fields, next, err := x.redis.HScan(ctx, doneKey(revocation), cursor, "", 1000).Result()
+		if err != nil {
+			return nil, fmt.Errorf("read receipts: %w", err)
+		}
+		for i := 1; i < len(fields); i += 2 {
+			var e events.RevocationEnforced
+			if json.Unmarshal([]byte(fields[i]), &e) == nil {
+				out[e.Point] = e
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return out, nil
+		}
+	}
+}
+
 // Stuck is what the log says cannot be ended under a revocation, by handle, at most
 // the first 1000 or so.
 func (x *Index) Stuck(ctx context.Context, revocation string) (map[string]events.RevocationStuck, error) {
