@@ -63,10 +63,13 @@ func (c *cleaner) track(ctx context.Context, tenant string, p events.SecretPlace
 		return t, false, err
 	}
 	for _, r := range have {
-		switch {
-		case r.Handle != handle:
+		if r.Handle != handle {
 			return t, false, fmt.Errorf("%w: the account belongs to another secret", errSecret)
-		case r.Identity != p.Identity || r.Downstream != p.Downstream || r.Account != p.Account:
+		}
+	}
+	if len(have) > 0 {
+		r := have[0]
+		if r.Identity != p.Identity || r.Downstream != p.Downstream || r.Account != p.Account {
 			return t, false, fmt.Errorf("%w: the id is of another secret, which does not change its identity, downstream or account", errSecret)
 		}
 		return r.SecretTracked, true, nil

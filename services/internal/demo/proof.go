@@ -18,7 +18,7 @@ func (r *run) exposure(s state) {
 	if s.State == "closed" || len(s.Missing) == 0 {
 		return
 	}
-	left := s.AcceptedAt.Add(guard.DefaultLease + time.Second).Sub(time.Now())
+	left := time.Until(s.AcceptedAt.Add(guard.DefaultLease + time.Second))
 	r.rep.Line("exposed  %d of %d guards have not answered (%s); their leases end in %.1f s at the latest",
 		len(s.Missing), s.Expected, strings.Join(s.Missing, " "), max(0, left.Seconds()))
 }
