@@ -34,7 +34,7 @@ race: ## all tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short ./events/... ./services/...
 
 race-short: ## the tests of the concurrent parts under the race detector
-	CGO_ENABLED=1 $(GO) test -race -short ./events/guard ./services/internal/bus ./services/internal/service ./services/revocation
+	CGO_ENABLED=1 $(GO) test -race -short ./events/guard ./services/internal/bus ./services/internal/service ./services/revocation/internal/...
 
 vet: ## go vet
 	$(GO) vet work
