@@ -31,7 +31,7 @@ func (g *Guard) Middleware(scopes ...string) func(next http.Handler) http.Handle
 func (g *Guard) Serve(w http.ResponseWriter, r *http.Request, d Decision, next http.Handler) {
 	ctx, cancel := g.Watch(WithDecision(r.Context(), d), d)
 	defer cancel()
-	guarded := newWriter(g, d, w)
+	guarded := newWriter(ctx, g, d, w)
 	stop := context.AfterFunc(ctx, func() {
 		if denial, cut := errors.AsType[*Denial](context.Cause(ctx)); cut {
 			guarded.cut(denial)

@@ -23,6 +23,7 @@ type writer struct {
 	g        *Guard
 	decision Decision
 	control  *http.ResponseController
+	dead     func() *Denial // why the request's context ended; nil while it goes on
 
 	using sync.Mutex // held while the response is used; taken before mu
 	mu    sync.Mutex
@@ -41,14 +42,20 @@ const (
 	done // the handler has returned
 )
 
-func newWriter(g *Guard, d Decision, w http.ResponseWriter) *writer {
-	return &writer{ResponseWriter: w, g: g, decision: d, control: http.NewResponseController(w)}
+func newWriter(ctx context.Context, g *Guard, d Decision, w http.ResponseWriter) *writer {
+	return &writer{ResponseWriter: w, g: g, decision: d, control: http.NewResponseController(w), dead: func() *Denial {
+		denial, _ := errors.AsType[*Denial](context.Cause(ctx))
+		return denial
+	}}
 }
 
 // use lets the handler do one thing with the response, unless it is cut.
 func (w *writer) use(f func() error) error {
 	w.using.Lock()
 	defer w.using.Unlock()
+	if d := w.dead(); d != nil {
+		w.cut(d) // the handler may see its context end before the watch gets here
+	}
 	w.mu.Lock()
 	why := w.why
 	if why == nil && w.state == unanswered {
