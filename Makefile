@@ -66,13 +66,12 @@ dev: build ## every service as its own process, real nats-server and redis-serve
 	deploy/dev.sh
 
 test-connectors: ## connectors and the cascade against real PostgreSQL and Redis (installs Debian's packages when missing)
-	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || deploy/need.sh postgresql
-	deploy/need.sh redis-server
+	deploy/need.sh postgresql redis-server
 	cd services && LANYARD_REQUIRE_SERVERS=1 $(GO) test ./connector/... && LANYARD_REQUIRE_SERVERS=1 $(GO) test -run 'TestOneRevoke|TestUnplugged|TestSecretUnder|TestPlacing' ./revocation
 
 test-proxies: ## the guard behind real nginx and Caddy (installs Debian's packages when missing)
 	deploy/need.sh nginx caddy
-	cd services && $(GO) test -count=1 -run 'TestNginx|TestCaddy' ./guard
+	cd services && LANYARD_REQUIRE_SERVERS=1 $(GO) test -count=1 -run 'TestNginx|TestCaddy' ./guard
 
 test-redis: ## the state tests against a real redis-server (installs it with apt-get when missing)
 	deploy/need.sh redis-server

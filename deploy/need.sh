@@ -3,6 +3,8 @@
 set -eu
 for p in "$@"; do
 	command -v "$p" >/dev/null 2>&1 && continue
+	# Debian keeps PostgreSQL's programs out of PATH
+	[ "$p" = postgresql ] && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 && continue
 	if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
 		echo "need.sh: $p is missing; install it (Debian: apt-get install $p) and run again" >&2
 		exit 1

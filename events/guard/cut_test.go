@@ -167,7 +167,10 @@ func TestCutDeafHandler(t *testing.T) {
 	defer close(release)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := w.request(t, http1(srv), srv.URL, 1, nil) //nolint:bodyclose // there is none
+		res, err := w.request(t, http1(srv), srv.URL, 1, nil)
+		if err == nil {
+			_ = res.Body.Close()
+		}
 		failed <- err
 	}()
 	<-begun

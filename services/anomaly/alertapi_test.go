@@ -165,6 +165,8 @@ func TestExpectSuppresses(t *testing.T) {
 	})
 }
 
+// eventually asks again until there is no problem, within a deadline; nothing tells it
+// when the other side of the API has followed the log.
 func eventually(t *testing.T, problem func() string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)

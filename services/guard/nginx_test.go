@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/lanyard-nhi/lanyard/events/lineage"
+	"github.com/lanyard-nhi/lanyard/services/internal/downstreamtest"
 )
 
 // freeAddress is host:port of loopback that nobody listens at now.
@@ -128,10 +129,7 @@ func proxied(t *testing.T, s *system, srv *httptest.Server, base string) {
 }
 
 func TestNginx(t *testing.T) {
-	binary, err := exec.LookPath("nginx")
-	if err != nil {
-		t.Skip("nginx is not installed: apt-get install nginx")
-	}
+	binary := downstreamtest.Find(t, "nginx", "nginx")
 	s := newSystem(t)
 	s.beat()
 	srv, app, listen := s.open(), plain(t), freeAddress(t)

@@ -13,6 +13,7 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"github.com/lanyard-nhi/lanyard/services/internal/downstreamtest"
 	"google.golang.org/protobuf/encoding/protojson"
 	"gopkg.in/yaml.v3"
 )
@@ -86,10 +87,7 @@ func TestTraefikConfiguration(t *testing.T) {
 }
 
 func TestCaddy(t *testing.T) {
-	binary, err := exec.LookPath("caddy")
-	if err != nil {
-		t.Skip("caddy is not installed: apt-get install caddy")
-	}
+	binary := downstreamtest.Find(t, "caddy", "caddy")
 	s := newSystem(t)
 	s.beat()
 	srv, app, listen := s.open(), plain(t), freeAddress(t)

@@ -1,7 +1,7 @@
 // Package downstreamtest starts real PostgreSQL, Redis and NATS servers on loopback for
 // tests of connectors and of the cascade, and
 // only tests import it. Without the binaries a test is skipped, unless the variable
-// LANYARD_REQUIRE_SERVERS is set, as `make test-connectors` does.
+// LANYARD_REQUIRE_SERVERS is set, as `make test-connectors test-proxies` and .ci/run do.
 package downstreamtest
 
 import (
@@ -31,7 +31,7 @@ type Postgres struct {
 // StartPostgres starts a server that ends with the test.
 func StartPostgres(t testing.TB) *Postgres {
 	t.Helper()
-	initdb, server := find(t, "postgresql", "initdb"), find(t, "postgresql", "postgres")
+	initdb, server := Find(t, "postgresql", "initdb"), Find(t, "postgresql", "postgres")
 	dir := ownDir(t)
 	p := &Postgres{Superuser: "postgres", Password: "superuser-password"}
 	pw := filepath.Join(dir, "pw")
@@ -87,7 +87,7 @@ func (p *Postgres) Dial(t testing.TB, role, password string) *pgx.Conn {
 // test. It answers host:port.
 func StartRedis(t testing.TB, lines ...string) string {
 	t.Helper()
-	server := find(t, "redis-server", "redis-server")
+	server := Find(t, "redis-server", "redis-server")
 	dir, port := ownDir(t), freePort(t)
 	conf := filepath.Join(dir, "redis.conf")
 	text := "bind 127.0.0.1\nport " + port + "\nsave \"\"\nappendonly no\ndir " + dir + "\n"
@@ -110,8 +110,9 @@ func StartRedis(t testing.TB, lines ...string) string {
 	return addr
 }
 
-// find looks for a program of a Debian package.
-func find(t testing.TB, pkg, name string) string {
+// Find is the path of a program of a Debian package. Where it is missing the test is
+// skipped, since `make test` needs only Go, or fails with LANYARD_REQUIRE_SERVERS.
+func Find(t testing.TB, pkg, name string) string {
 	t.Helper()
 	if path, err := exec.LookPath(name); err == nil {
 		return path
@@ -122,7 +123,7 @@ func find(t testing.TB, pkg, name string) string {
 	if os.Getenv("LANYARD_REQUIRE_SERVERS") != "" {
 		t.Fatalf("%s is not installed: apt-get install %s", name, pkg)
 	}
-	t.Skipf("%s is not installed: apt-get install %s, or run make test-connectors", name, pkg)
+	t.Skipf("%s is not installed: apt-get install %s, or run make test-connectors test-proxies", name, pkg)
 	return ""
 }
 
