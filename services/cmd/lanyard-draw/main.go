@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,6 +41,9 @@ func draw(ctx context.Context, in io.Reader, out io.Writer) error {
 	graph, err := graphviz.ParseBytes(text)
 	if err != nil {
 		return fmt.Errorf("parse graph: %w", err)
+	}
+	if graph == nil { // and no error, when Graphviz had refused another text before
+		return errors.New("parse graph: it holds none")
 	}
 	defer func() { _ = graph.Close() }()
 	if err := g.SetLayout(graphviz.DOT).Render(ctx, graph, graphviz.SVG, out); err != nil {
